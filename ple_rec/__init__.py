@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ple_rec.api.models import Model as Model
     from ple_rec.api.models import load_model as load_model
     from ple_rec.api.models import publish_tables as publish_tables
+    from ple_rec.api.models import squash_version as squash_version
     from ple_rec.api.plans import Plan as Plan
     from ple_rec.api.plans import plan as plan
     from ple_rec.api.results import Gates as Gates
@@ -59,6 +60,7 @@ _MODULES = {  # Module that defines each name of the API.
     "plan": "api.plans",
     "prepare": "api.datasets",
     "publish_tables": "api.models",
+    "squash_version": "api.models",
     "train": "api.training",
 }
 __all__ = list(_MODULES)

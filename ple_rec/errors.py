@@ -42,6 +42,8 @@ class Option(Enum):
     CONFIG = "--config", "config"
     DATA = "--data", "data"
     DATASET = "--dataset", "dataset"
+    DELTA = "--delta", "delta"
+    DELTA_SHARE = "--delta-share", "delta_share"
     DENSE = "--dense", "dense"
     DEVICE = "--device", "device"
     ENGINE = "--engine", "engine"
@@ -65,6 +67,7 @@ class Option(Enum):
     RUNS = "--runs", "runs"
     SOURCE = "--from", "source"
     SPLIT = "--split", "split"
+    SQUASH = "--squash", "version"
     TABLES = "--tables", "tables"
     THREADS = "--threads", "threads"
     TOLERANCE = "--tolerance", "tolerance"
@@ -132,6 +135,10 @@ class UserError(PleRecError):
     """Wrong input of the user: configuration, flags, paths, installation."""
 
     exit_code = 2
+
+
+class DeltaTooLargeError(UserError):
+    """More rows of a model have changed than a delta may have; a whole version is exported instead."""
 
 
 class UnavailableError(UserError):

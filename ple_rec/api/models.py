@@ -10,7 +10,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, check_list, check_location, errors_name_arguments
+from ple_rec.api.arguments import (
+    PathLike,
+    check_count,
+    check_dict,
+    check_list,
+    check_location,
+    check_text,
+    errors_name_arguments,
+)
 from ple_rec.api.html import block, display_path, line, table
 from ple_rec.api.request_rows import (
     InputNames,
@@ -76,7 +84,9 @@ class Model:
     @cached_property
     def card(self) -> str:
         """Model card in Markdown: origin of the model, and its differences from its run."""
-        return (self.path / "MODEL_CARD.md").read_text(encoding="utf-8")
+        from ple_rec.inference.card import CARD_FILE
+
+        return (self.path / CARD_FILE).read_text(encoding="utf-8")
 
     @errors_name_arguments
     def rank(
@@ -383,6 +393,27 @@ def publish_tables(
         )
         published = publish(folder, names, sources, read_side_table)
     return [each.folder for each in published]
+
+
+@errors_name_arguments
+def squash_version(model: PathLike, version: str) -> Model:
+    """Write a delta of a model as a whole version with the same scores, and load it, as `ple-rec export --squash` does.
+
+    Args:
+        model: Folder of the model, or its address; its `latest` will name the new version.
+        version: Name of the delta, "v<N>".
+
+    Raises:
+        UserError: There is no such version, or it is whole already.
+        DataError: A version of the chain is missing or damaged.
+    """
+    from ple_rec.inference.squash import squash
+
+    folder = check_location("model", model)
+    check_text("version", version)
+    with preserve_torch_state(), print_messages():
+        done = squash(folder, version)
+    return load_model(str(done.version))
 
 
 def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:

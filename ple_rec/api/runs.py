@@ -347,6 +347,8 @@ class Run:
         auc_loss: float | None = None,
         tables: Sequence[str] = (),
         source: PathLike | None = None,
+        delta: str | None = None,
+        delta_share: float = 0.25,
         overrides: Overrides = (),
     ) -> Model:
         """Write a self-contained model, check it against the run, and load it, as `ple-rec export` does.
@@ -371,10 +373,15 @@ class Run:
             tables: Names of the side tables of `prep.toml` that are published with the model, so that requests may have
                 keys in place of their columns.
             source: Folder of the raw files of the side tables; None without `tables`.
+            delta: Name of the version from which the new one differs: only the rows, ids and layers that have changed
+                are written, which needs int8 or int4. None for a whole version.
+            delta_share: Largest share of the tables that the changed rows may take, all deltas since the last whole
+                version together.
             overrides: Changes of configuration keys that an evaluation may change.
 
         Raises:
-            UserError: The run has not finished, an argument does not fit it, or scores differ too much.
+            UserError: The run has not finished, an argument does not fit it, scores differ too much, or more rows have
+                changed than `delta_share` allows.
             DataError: The checkpoint or the dataset is damaged.
         """
         from ple_rec.inference.export_options import ExportOptions
@@ -383,7 +390,8 @@ class Run:
         folder = check_location("out", out)
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
         check_choice("dense", dense, ("fp32", "bf16", "auto"))
-        for name, text in (("checkpoint", checkpoint), ("version", version), ("licence", licence)):
+        texts = {"checkpoint": checkpoint, "version": version, "licence": licence, "delta": delta}
+        for name, text in texts.items():
             if text is not None:
                 check_text(name, text)
         options = ExportOptions(
@@ -400,6 +408,8 @@ class Run:
             examples=check_count("examples", examples, 0),
             tables=tuple(check_list("tables", tables)),
             source=None if source is None else str(check_location("source", source)),
+            delta=delta,
+            delta_share=check_number("delta_share", delta_share),
         )
         check_model_dir(folder)
         with preserve_torch_state(), print_messages():

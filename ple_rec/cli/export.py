@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -20,6 +20,7 @@ from ple_rec.cli.options import (
     verb_app,
 )
 from ple_rec.config.choices import AskedPrecision, TablePrecision
+from ple_rec.errors import Option, UserError
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.storage import Location
 
@@ -35,6 +36,8 @@ examples:
   ple-rec export kuairand-ple --out models/feed --dense auto --version v3
   ple-rec export kuairand-ple --out models/feed --user-features user_id user_active_degree --onnx
   ple-rec export kuairand-ple --out models/feed --tables user video --from logs/
+  ple-rec export kuairand-ple --out models/feed --precision int8 --delta v3
+  ple-rec export --squash v4 --out models/feed
 
 then: ple-rec serve models/feed        docs/export.md explains all of it
 """,
@@ -112,41 +115,89 @@ class ExportFlags(ExportOptions):
         ),
     ]
     source: Annotated[str | None, flag("raw files of --tables: a folder, a file or s3://...", "DIR", name="--from")]
+    delta: Annotated[
+        str | None,
+        flag(
+            "write only the rows, ids and layers that differ from this version; the run's dataset descends from that "
+            "of the version, and its tables are in int8 or int4, as those of the version",
+            "v<N>",
+        ),
+    ]
+    delta_share: Annotated[
+        float,
+        flag(
+            "largest share of the tables that may have changed since the last whole version; default .25",
+            "X",
+            non_negative_float,
+        ),
+    ]
     check_rows: Annotated[int, Parameter(parse=False)]  # The command line has no flag for it.
+    squash: Annotated[
+        str | None, flag("write this delta as a whole version with the same scores, without a run", "v<N>")
+    ] = None
     json: Annotated[bool, flag("print model.json instead of a summary")] = False
     overrides: EvaluationOverrideFlags = ()
 
 
+# Options that `--squash` has; all others belong to the export of a run.
+_OPTIONS_OF_SQUASH = ("out", "squash", "version", "json")
+
+
 @app.default
-def export(run: RunName, /, *, options: ExportFlags) -> int:
+def export(run: RunName | None = None, /, *, options: ExportFlags) -> int:
     """Write a self-contained model of a finished run to MODEL_DIR/versions/v<N>.
 
     It consists of tables, dense program, vocabularies, fusion and model card. Its scores are checked against those of
     the trained model on held-out rows before MODEL_DIR/latest names it. Existing versions are not changed.
     """
     require_torch()
+    from ple_rec.text.messages import print_messages
+    from ple_rec.text.plain import json_text
+
+    with print_messages("stderr"):
+        exported = _squash(run, options) if options.squash is not None else _export(run, options)
+    show(json_text(exported.description) if options.json else _summary_text(exported, options.out))
+    return 0
+
+
+def _export(run: str | None, options: ExportFlags) -> ExportedVersion:
     from data_prep.inputs.raw_form import build_raw_form
     from data_prep.inputs.side_tables import read_side_table
     from ple_rec.analysis.finished import load_finished_run
     from ple_rec.inference.export import export as export_run
     from ple_rec.inference.model_dir import check_model_dir
     from ple_rec.runs.find import find_run
-    from ple_rec.text.messages import print_messages
-    from ple_rec.text.plain import json_text
     from ple_rec.training.trained import single_process_config
 
+    if run is None:
+        raise UserError("RUN", "missing", "it is the run that is exported", f"name it, or a version by {Option.SQUASH}")
     check_model_dir(options.out)
     run_dir = find_run(run)
     config, metrics = load_finished_run(run_dir, options.overrides)
-    with print_messages("stderr"):
-        config = single_process_config(config, metrics)
-        exported = export_run(config, metrics, run_dir, options.out, options, build_raw_form, read_side_table)
-    show(json_text(exported.description) if options.json else _summary_text(exported, options.out))
-    return 0
+    config = single_process_config(config, metrics)
+    return export_run(config, metrics, run_dir, options.out, options, build_raw_form, read_side_table)
+
+
+def _squash(run: str | None, options: ExportFlags) -> ExportedVersion:
+    """Write a delta as a whole version.
+
+    Raises:
+        UserError: There is a run, or an option of the export of a run.
+    """
+    from ple_rec.inference.squash import squash
+
+    others = [each for each in fields(options) if each.name not in _OPTIONS_OF_SQUASH]
+    extra = [f"--{each.name.replace('_', '-')}" for each in others if getattr(options, each.name) != each.default]
+    extra = [f"run {run}"] * (run is not None) + extra
+    if extra:
+        rule = "the whole version has the content of the delta, not of a run"
+        raise UserError(Option.SQUASH, f"got it with {', '.join(extra)}", rule, "leave one of them out")
+    assert options.squash is not None
+    return squash(options.out, options.squash, options.version)
 
 
 def _summary_text(exported: ExportedVersion, model_dir: Location) -> str:
-    from ple_rec.inference.card import dense_text
+    from ple_rec.inference.card import changes_texts, delta_text, dense_text
     from ple_rec.inference.signature import Signature
 
     card, check = exported.description["card"], exported.description["card"]["check"]
@@ -155,6 +206,8 @@ def _summary_text(exported: ExportedVersion, model_dir: Location) -> str:
     lines = [
         f"tables: {size:,} bytes in {exported.description['tables'][0]['precision']}, {size / fp32_size:.3f} of fp32"
     ] * (fp32_size > 0)
+    if "delta" in card:
+        lines += [f"delta {delta_text(card['delta'])}", *changes_texts(card["delta"])]
     for task, differences in check["tasks"].items():
         auc, auc_loss = differences["auc"], differences["auc_loss"]
         auc_text = "" if auc is None else f", AUC {auc:.5f}, lost {auc_loss:.1e}"

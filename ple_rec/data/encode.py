@@ -14,7 +14,7 @@ Shape suffixes: N bags or single values, V items of all bags after truncation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -59,13 +59,24 @@ class Encoder:
         features: Features to encode.
         sealed: True if nothing may be written to the folder, as in a version of a model. Missing indices of
             vocabularies are then built in the cache.
+        vocabularies: Vocabularies by table; None for those in the folder.
+
+    Attributes:
+        vocabularies: Vocabularies by table.
 
     Raises:
         DataError: A vocabulary, `schema.toml` or `prep.toml` is damaged, or differs from its digest.
         UserError: The index of a vocabulary cannot be written, or the folder cannot be read.
     """
 
-    def __init__(self, folder: Location, features: Sequence[SparseFeature], *, sealed: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Location,
+        features: Sequence[SparseFeature],
+        *,
+        sealed: bool = False,
+        vocabularies: Mapping[str, VocabularyLookup] | None = None,
+    ) -> None:
         tables = {table.name: table for table in load_schema(folder).tables}
         digests = Digests.read(folder)
         for name in (SCHEMA_FILE, PREP_FILE):
@@ -73,23 +84,24 @@ class Encoder:
         file = folder / PREP_FILE
         prep = load_config(PrepConfig, file).with_found_values() if file.exists() else None
         specs = {} if prep is None else {spec.name: spec for spec in prep.sparse}
-        self._vocabularies: dict[str, VocabularyLookup] = {}
+        with_edges = {spec.name for spec in specs.values() if spec.edges is not None}
+        if vocabularies is None:
+            names = dict.fromkeys(feature.table for feature in features if feature.name not in with_edges)
+            vocabularies = _open_vocabularies(digests, [tables[name] for name in names], sealed=sealed)
+        self.vocabularies = vocabularies
         self.features: dict[str, RawFeature] = {}
         for feature in features:
-            table, spec = tables[feature.table], specs.get(feature.name)
+            table = tables[feature.table]
             kind: RawKind = "int"
-            if spec is not None and spec.edges is not None:
+            if feature.name in with_edges:
                 kind = "number"
-            elif (folder / VOCAB_DIR / f"{table.name}.parquet").exists():
-                if table.name not in self._vocabularies:
-                    vocabulary = digests.local_copy(f"{VOCAB_DIR}/{table.name}.parquet")
-                    self._vocabularies[table.name] = VocabularyLookup.of_table(vocabulary, table, sealed=sealed)
-                kind = self._vocabularies[table.name].kind
-            self.features[feature.name] = RawFeature(feature, kind, spec, table)
+            elif table.name in vocabularies:
+                kind = vocabularies[table.name].kind
+            self.features[feature.name] = RawFeature(feature, kind, specs.get(feature.name), table)
 
     def read_into_memory(self) -> None:
         """Copy the vocabularies into the memory of this process, so that later changes of files do not affect it."""
-        for vocabulary in self._vocabularies.values():
+        for vocabulary in self.vocabularies.values():
             vocabulary.read_into_memory()
 
     def rows(self, name: str, values: pa.Array | pa.ChunkedArray, place: str) -> pa.Array:
@@ -146,7 +158,7 @@ class Encoder:
             # The value of a bucket is its lower edge, which belongs to it. The first bucket is below all edges.
             examples = [edges[0] - max(1.0, abs(edges[0])), *edges]
             return [examples[row - 1] if row else None for row in rows]
-        if (vocabulary := self._vocabularies.get(raw.table.name)) is not None:
+        if (vocabulary := self.vocabularies.get(raw.table.name)) is not None:
             return vocabulary.values(rows)
         return [row or None for row in rows]
 
@@ -155,9 +167,19 @@ class Encoder:
             return pa.array(np.zeros(len(array), np.int32))
         if raw.kind == "number":
             return _bucket(raw, array, place)
-        if (vocabulary := self._vocabularies.get(raw.table.name)) is not None:
+        if (vocabulary := self.vocabularies.get(raw.table.name)) is not None:
             return vocabulary.rows(array.cast(pa.int64()) if pa.types.is_boolean(array.type) else array, place)
         return _plain_ids(raw, array, place)
+
+
+def _open_vocabularies(digests: Digests, tables: Sequence[Table], *, sealed: bool) -> dict[str, VocabularyLookup]:
+    """Return the vocabularies of those tables that have one, by table."""
+    vocabularies = {}
+    for table in tables:
+        name = f"{VOCAB_DIR}/{table.name}.parquet"
+        if (digests.folder / name).exists():
+            vocabularies[table.name] = VocabularyLookup.of_table(digests.local_copy(name), table, sealed=sealed)
+    return vocabularies
 
 
 def truncate_bags(spec: SparseSpec | None, array: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from numpy.typing import NDArray
 
 from ple_rec.config.schema import Table
 from ple_rec.data import hash_index
-from ple_rec.data.hash_index import Rows
+from ple_rec.data.hash_index import Keys, Rows
+from ple_rec.data.vocabulary_changes import VocabularyChanges, VocabularyOverlay
 from ple_rec.data.vocabulary_index import Kind, is_text, open_index, text_buffers, to_binary
 from ple_rec.errors import DataError
 
@@ -58,6 +60,7 @@ class VocabularyLookup:
     def __init__(self, file: Path, *, capacity: int | None = None, hash_rows: int = 0, sealed: bool = False) -> None:
         self.file, self.hash_rows = file, hash_rows
         self._index = open_index(file, sealed=sealed)
+        self._overlay: VocabularyOverlay | None = None
         self._max_text_bytes = self._index.max_text_bytes()
         rows = len(self._index.keys_R)
         self.first_hash_row = (rows + hash_rows if capacity is None else capacity) - hash_rows
@@ -73,6 +76,31 @@ class VocabularyLookup:
     def of_table(cls, file: Path, table: Table, *, sealed: bool = False) -> VocabularyLookup:
         """Open the vocabulary of a table."""
         return cls(file, capacity=table.allocated_rows, hash_rows=table.hash_rows, sealed=sealed)
+
+    def with_changes(self, changes: VocabularyChanges) -> VocabularyLookup:
+        """Return the look-up in a newer version of the vocabulary, which shares the index with this one.
+
+        Args:
+            changes: Changes since this version.
+
+        Raises:
+            ValueError: The values are of another kind, a value has two rows, or a row is beyond those for values.
+        """
+        newer = copy(self)
+        newer._overlay = VocabularyOverlay(changes if self._overlay is None else changes.after(self._overlay.changes))
+        if newer._overlay.kind != self.kind:
+            raise ValueError(f"values of type {newer._overlay.kind} replace values of type {self.kind}")
+        if len(changes.rows_E) and changes.rows_E[-1] >= self.first_hash_row:
+            raise ValueError(f"row {changes.rows_E[-1]} is beyond the {self.first_hash_row} rows for values")
+        newer._max_text_bytes = max(self._max_text_bytes, newer._overlay.max_text_bytes)
+        # The invented values depend on the vocabulary.
+        vars(newer).pop("_unknown_examples", None)
+        return newer
+
+    @property
+    def overlay_bytes(self) -> int:
+        """Number of bytes of the changes since a whole version; 0 without changes."""
+        return 0 if self._overlay is None else self._overlay.nbytes
 
     def read_into_memory(self) -> None:
         """Copy the index into the memory of this process, so that later changes of the files do not affect it."""
@@ -136,6 +164,8 @@ class VocabularyLookup:
         return [value if row == rows[i] else None for i, (value, row) in enumerate(zip(values, looked_up, strict=True))]
 
     def _value(self, row: int) -> Any:
+        if self._overlay is not None and (place := self._overlay.find_row(row)) is not None:
+            return self._overlay.changes.raw_E[place].as_py()
         texts = self._index.texts_R
         if 0 < row < len(self._index.keys_R):
             return int(self._index.keys_R[row]) if texts is None else texts[row].as_py().decode()
@@ -156,7 +186,7 @@ class VocabularyLookup:
     def _int_rows(self, array: pa.Array) -> Rows:
         valid_N = array.is_valid().to_numpy(zero_copy_only=False)
         raw_N = (array.fill_null(0) if array.null_count else array).to_numpy()
-        rows_N = hash_index.find(self._index.slots_M, self._index.keys_R, raw_N.astype(np.int64, copy=False))
+        rows_N = self._find(raw_N.astype(np.int64, copy=False))
         if raw_N.dtype == np.uint64:
             # These values exceed int64, so they are in no vocabulary; their cast above has made other values of them.
             rows_N[raw_N >= 1 << 63] = 0
@@ -168,7 +198,6 @@ class VocabularyLookup:
         return rows_N
 
     def _text_rows(self, array: pa.Array) -> Rows:
-        vocabulary = self._index.texts_R
         valid_N = array.is_valid().to_numpy(zero_copy_only=False)
         texts_N = array
         # A text that is longer than all texts of the vocabulary is unknown. It is replaced by null, so that
@@ -176,14 +205,15 @@ class VocabularyLookup:
         if (long_N := np.diff(text_buffers(array)[0]) > self._max_text_bytes).any():
             texts_N = pc.replace_with_mask(array, pa.array(long_N), pa.scalar(None, array.type))
 
-        def equal_values(positions: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
-            assert vocabulary is not None
-            equal = pc.equal(texts_N.take(pa.array(positions)), vocabulary.take(pa.array(rows)))
-            return equal.fill_null(False).to_numpy(zero_copy_only=False)
-
-        keys_N = hash_index.text_keys(*text_buffers(texts_N))
-        rows_N = hash_index.find(self._index.slots_M, self._index.keys_R, keys_N, equal_values)
+        rows_N = self._find(hash_index.text_keys(*text_buffers(texts_N)), texts_N)
         self._assign_hash_rows(rows_N, valid_N, lambda positions: array.take(pa.array(positions)).to_pylist())
+        return rows_N
+
+    def _find(self, keys_N: Keys, texts_N: pa.Array | None = None) -> Rows:
+        """Return the row of each value, 0 for values that are not in the vocabulary."""
+        rows_N = self._index.find(keys_N, texts_N)
+        if self._overlay is not None:
+            self._overlay.replace_rows(rows_N, keys_N, texts_N)
         return rows_N
 
     def _assign_hash_rows(

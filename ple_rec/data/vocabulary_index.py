@@ -74,6 +74,29 @@ class VocabularyIndex:
         pieces = (offsets[begin : begin + _READ_ROWS + 1] for begin in range(0, len(offsets) - 1, _READ_ROWS))
         return max(int(np.diff(piece).max()) for piece in pieces)
 
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes of the arrays."""
+        texts = 0 if self.texts_R is None else self.texts_R.nbytes
+        return int(self.slots_M.nbytes + self.keys_R.nbytes + texts)
+
+    def find(self, keys_N: Keys, texts_N: pa.Array | None = None) -> Rows:
+        """Return the row of each value, or 0 if the vocabulary does not have it.
+
+        Args:
+            keys_N: Key of each value: the integer itself, or the hash of the text.
+            texts_N: Texts as large binary values; None for integers. A null is never found.
+        """
+        if texts_N is None:
+            return hash_index.find(self.slots_M, self.keys_R, keys_N)
+
+        def equal_values(positions: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
+            assert self.texts_R is not None
+            equal = pc.equal(texts_N.take(pa.array(positions)), self.texts_R.take(pa.array(rows)))
+            return equal.fill_null(False).to_numpy(zero_copy_only=False)
+
+        return hash_index.find(self.slots_M, self.keys_R, keys_N, equal_values)
+
     def in_memory(self) -> VocabularyIndex:
         """Return a copy in the memory of this process."""
         texts = self.texts_R
@@ -134,6 +157,34 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
             f"it is written beside the vocabulary, or into {_cache()} if that is not allowed",
             "free some space there, or set PLE_REC_CACHE to another folder",
         ) from error
+
+
+def index_in_memory(values: pa.Array) -> VocabularyIndex:
+    """Return an index of some values, whose rows are 1, 2, ..., without files.
+
+    Args:
+        values: Integers (int64) or texts, without nulls.
+
+    Raises:
+        ValueError: A value occurs twice.
+    """
+    texts_R = None
+    if is_text(values.type):
+        texts_R = pa.concat_arrays([pa.array([b""], pa.large_binary()), to_binary(values)])
+        keys_R = hash_index.text_keys(*text_buffers(texts_R))
+    else:
+        keys_R = np.append(np.int64(0), values.to_numpy())
+
+    def equal_texts(positions: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
+        assert texts_R is not None
+        equal = pc.equal(texts_R.take(pa.array(positions + 1)), texts_R.take(pa.array(rows)))
+        return equal.to_numpy(zero_copy_only=False)
+
+    slots_M = np.zeros(hash_index.slot_count(len(values)), np.int32)
+    duplicate = hash_index.insert(slots_M, keys_R, 1, len(values), None if texts_R is None else equal_texts)
+    if duplicate is not None:
+        raise ValueError(f"the value {values[duplicate - 1].as_py()!r} is repeated")
+    return VocabularyIndex("int" if texts_R is None else "text", slots_M, keys_R, texts_R)
 
 
 def raw_ids(dataset: Location, table: Table) -> pa.Array:

@@ -13,6 +13,7 @@ from ple_rec.config.metrics import METRICS
 from ple_rec.config.raw_form import RawForm
 from ple_rec.inference.signature import InputFeature, Signature
 
+CARD_FILE = "MODEL_CARD.md"
 # These metrics come first, in this order.
 _FIRST_METRICS = [metric.key for metric in METRICS]
 
@@ -42,6 +43,8 @@ def card_text(description: Mapping[str, Any], signature: Signature, raw_form: Ra
         f"- Fusion: {card['fusion']}",
         f"- Examples: {_examples_text(card['examples'])}",
         *([f"- Rates: {_rates_text(card['rates'])}"] if card["rates"] else []),
+        *([f"- Delta: {delta_text(card['delta'])}"] if "delta" in card else []),
+        *([f"- Whole version of {card['squashed']}, a delta, with the same scores"] if "squashed" in card else []),
         f"- Licence: {card['licence'] or 'not stated'}",
         f"- Made: {card['created']} by {description['made_by']}",
         "",
@@ -79,6 +82,8 @@ def card_text(description: Mapping[str, Any], signature: Signature, raw_form: Ra
             "",
             f"In fp32 a score may differ by {fp32_check['tolerance']:g}, and the largest difference is {largest:.2g}.",
         ]
+    if "delta" in card:
+        lines += _changes_lines(card["delta"], {table["name"]: table["rows"] for table in tables})
     lines += ["", "## Inputs", "", "Raw values, as the dataset's expressions give them.", ""]
     for title, inputs in (("Of the user", signature.inputs_of("user")), ("Of an item", signature.inputs_of("item"))):
         lines.append(f"- {title}: {', '.join(map(_format_input, inputs)) or 'none'}")
@@ -100,6 +105,49 @@ def dense_text(dense: Mapping[str, Any]) -> str:
         return f"fp32; auto would allow bf16, but its check failed: {dense['refused']} ({bounds})"
     precision: str = dense["precision"]
     return "bf16 if the serving machine is clearly faster in it, else fp32 (auto)" if precision == "auto" else precision
+
+
+def delta_text(delta: Mapping[str, Any]) -> str:
+    """Return a text about the size of a delta.
+
+    Args:
+        delta: Value of `delta` in the card of `model.json`.
+    """
+    size = delta["bytes"] / delta["whole_bytes"]
+    return (
+        f"of {delta['base']}; {delta['bytes']:,} bytes, {size:.3f} of {delta['whole']}, the last whole version; rows "
+        f"that have changed since {delta['whole']} take {delta['share']:.3f} of the tables"
+    )
+
+
+def changes_texts(delta: Mapping[str, Any]) -> list[str]:
+    """Return a text for each table about its changes since the base of a delta.
+
+    Args:
+        delta: Value of `delta` in the card of `model.json`.
+    """
+    texts = []
+    for table, changed in delta["changed_rows"].items():
+        values = delta["values"].get(table)
+        values_text = "" if values is None else f", {values['came']:,} values came, {values['went']:,} went"
+        texts.append(f"{table}: {changed:,} rows changed{values_text}")
+    return texts
+
+
+def _changes_lines(delta: Mapping[str, Any], rows: Mapping[str, int]) -> list[str]:
+    """Return the lines of the card about the changes of a delta.
+
+    Args:
+        delta: Value of `delta` in the card of `model.json`.
+        rows: Number of rows of each table.
+    """
+    lines = ["", f"## Changes since {delta['base']}", ""]
+    lines += ["| table | rows | changed rows | values that came | values that went |", "|---|---|---|---|---|"]
+    for table, changed in delta["changed_rows"].items():
+        values = delta["values"].get(table, {})
+        came, went = (_format_number(values.get(key), ",") for key in ("came", "went"))
+        lines.append(f"| {table} | {rows[table]:,} | {changed:,} | {came} | {went} |")
+    return lines
 
 
 def _examples_text(examples: Mapping[str, int]) -> str:

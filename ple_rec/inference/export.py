@@ -17,7 +17,7 @@ with those of the trained model before it publishes the version:
       examples.json     requests of held-out users (--examples)
       manifest.json     sizes and checksums of the other files, written last
 
-Shape suffixes: R rows and D columns of a table, B scored rows, K tasks.
+A delta (`delta_export.py`) has only what differs from an older version.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,32 +32,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torchrec.distributed.types import ShardedTensor
 
 from ple_rec import __version__
-from ple_rec.config.choices import TablePrecision
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import dump_toml, fingerprint
-from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.raw_form import RAW_FILE, RawForm
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR
 from ple_rec.config.words import spelling_hint
-from ple_rec.data.encode import Encoder, RawKind
+from ple_rec.data.encode import RawKind
 from ple_rec.data.vocabulary_index import is_text
-from ple_rec.errors import DataError, Option, UserError
-from ple_rec.inference.card import card_text
+from ple_rec.errors import Option, UserError
+from ple_rec.inference.card import CARD_FILE, card_text
+from ple_rec.inference.delta_export import DeltaVersion
 from ple_rec.inference.export_check import COMPARED_REQUESTS, ExportCheck, check_scores
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.fusion_lookup import dropped_fusion_warning, find_fusion
 from ple_rec.inference.held_out import RawHeldOutRows, build_examples, read_held_out
+from ple_rec.inference.manifest import MODEL_FILE
 from ple_rec.inference.model_dir import VERSIONS, new_version
 from ple_rec.inference.program import check_onnx, write_program
-from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
+from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, Ranker
 from ple_rec.inference.read_back import check_requests
 from ple_rec.inference.side_table import PublishedTable, ReadSide, TableSources, choose_sides, write_tables
 from ple_rec.inference.signature import build_signature
-from ple_rec.inference.tables import check_dim, row_bytes, write_table
+from ple_rec.inference.tables import row_bytes
+from ple_rec.inference.version_files import VersionFiles, WholeVersion
 from ple_rec.ranking.fusion import exponents_text
 from ple_rec.ranking.losses import read_worsened_metrics
 from ple_rec.storage import Location
@@ -69,6 +67,8 @@ logger = logging.getLogger(__name__)
 
 # Function from a folder with `prep.toml`, the names of all features and those of the user to the raw form of requests.
 BuildRawForm = Callable[[Path, Sequence[str], Sequence[str]], RawForm | None]
+# Function that gets the checked ranker of a version and the held-out rows, and raises an error to refuse the version.
+Accept = Callable[[Ranker, RawHeldOutRows], None]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ def export(
     options: ExportOptions,
     build_raw_form: BuildRawForm | None = None,
     read_side: ReadSide | None = None,
+    accept: Accept | None = None,
 ) -> ExportedVersion:
     """Write a version, check it against the trained model, and write its name into `latest`.
 
@@ -104,6 +105,8 @@ def export(
         build_raw_form: Function that returns the raw form of requests from a folder with `prep.toml`, the names of all
             features and those of the user; None to leave the raw form out.
         read_side: Function that reads a side table; None to publish no tables.
+        accept: Function that may refuse the version after its check, by an error; nothing is published then. With
+            `--dense auto` it gets the ranker in fp32. None to accept every version that passes the check.
 
     Raises:
         UserError: The options do not fit the run, or scores differ by more than the bounds.
@@ -115,6 +118,9 @@ def export(
         new_version(model_dir, options.version) as folder,
         open_trained_run(_without_request_grouping(config), run_dir, options.checkpoint) as context,
     ):
+        files: VersionFiles = WholeVersion(folder, context, options.precision)
+        if options.delta is not None:
+            files = DeltaVersion(folder, context, model_dir, options)
         checkpoint = load_trained_weights(context, run_dir, options.checkpoint)
         if options.onnx:
             check_onnx(context.selection.dense)
@@ -123,8 +129,7 @@ def export(
         # The scores that the export is compared with are computed in fp32, whatever precision the training used.
         context.unwrapped_model.without_autocast()
         rows = read_held_out(context, "test", options.check_rows)
-        _copy_dataset_files(folder, context)
-        encoder = Encoder(folder, context.selection.sparse)
+        encoder = files.write_dataset_files()
         kinds = {task.name: task.kind for task in context.selection.tasks}
         if user_features is None:
             user_features = rows.constant_within_groups()
@@ -150,7 +155,7 @@ def export(
         (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
         (folder / CONFIG).write_text(dump_toml(config), encoding="utf-8")
         logger.info(f"writing tables in {options.precision}")
-        tables = _write_tables(context, folder / TABLES, options.precision)
+        tables = files.write_tables()
         logger.info("writing the dense program")
         write_program(context.unwrapped_model, signature, folder, onnx=options.onnx)
         raw = RawHeldOutRows(rows, signature, context.dataset.path, encoder)
@@ -163,10 +168,10 @@ def export(
             "signature": signature.model_dump(mode="json"),
             "tables": tables,
             "dense": {"precision": options.dense},
-        }
+        } | files.describe()
         write_description(folder, description)
         logger.info(f"comparing scores of {len(rows):,} rows of {rows.split}")
-        ranker = Ranker(folder, checked=True, dense_precision="bf16" if options.dense == "bf16" else "fp32")
+        ranker = files.open_ranker("bf16" if options.dense == "bf16" else "fp32")
         check_requests(raw, ranker.read_score)
         check = check_scores(ranker, options, rows, examples)
         check.check_bounds()
@@ -174,7 +179,7 @@ def export(
         fp32_check: ExportCheck | None = None
         if options.dense == "auto":
             logger.info("comparing scores in bf16")
-            bf16_check = check_scores(Ranker(folder, checked=True, dense_precision="bf16"), options, rows, examples)
+            bf16_check = check_scores(files.open_ranker("bf16"), options, rows, examples)
             try:
                 bf16_check.check_bounds()
             except UserError as error:
@@ -182,6 +187,8 @@ def export(
                 description["dense"] = {"precision": "fp32", "asked": "auto", "refused": why}
             else:
                 check, fp32_check = bf16_check, check
+        if accept is not None:
+            accept(ranker, raw)
         published: list[PublishedTable] = []
         if raw_form is not None and read_side is not None:
             # They are published before the version, so that a server which loads it has its rates at once.
@@ -209,12 +216,12 @@ def export(
             | check.to_record()
             | ({} if fp32_check is None else {"fp32": fp32_check.to_record()}),
             "bytes": {
-                "tables": sum(table["bytes"] for table in tables),
+                "tables": sum(table["rows"] * row_bytes(table["dim"], table["precision"]) for table in tables),
                 "tables_fp32": sum(table["rows"] * row_bytes(table["dim"], "fp32") for table in tables),
             },
-        }
+        } | files.describe_on_card()
         write_description(folder, description)
-        (folder / "MODEL_CARD.md").write_text(card_text(description, signature, raw_form), encoding="utf-8")
+        (folder / CARD_FILE).write_text(card_text(description, signature, raw_form), encoding="utf-8")
     if warning:
         logger.info(warning)
     for table in published:
@@ -242,36 +249,6 @@ def _without_request_grouping(config: RunConfig) -> RunConfig:
     """Return the configuration with batches of rows that are not grouped by request."""
     data = config.data.model_copy(update={"request_features": (), "shuffle": "rows"})
     return config.model_copy(update={"data": data})
-
-
-def _copy_dataset_files(folder: Path, context: EvaluationContext) -> None:
-    """Copy the files of the dataset that turn raw values into inputs of the model.
-
-    Raises:
-        DataError: A file has changed since the dataset was prepared.
-    """
-    dataset = context.dataset
-    for name in (SCHEMA_FILE, PREP_FILE):
-        if (dataset.path / name).exists():
-            shutil.copyfile(dataset.digests.local_copy(name), folder / name)
-    # Readers of a dataset expect this file; the digests of a version are in its manifest.
-    (folder / SUCCESS_FILE).touch()
-    numbers = {feature.name for feature in (*context.selection.dense, *context.selection.vectors)}
-    statistics = dataset.statistics() if numbers else {}
-    columns = {name: {"train": column.get("train", {})} for name, column in statistics.items() if name in numbers}
-    (folder / STATS_FILE).write_text(json.dumps({"columns": columns}, indent=1) + "\n", encoding="utf-8")
-    (folder / VOCAB_DIR).mkdir()
-    for table in dict.fromkeys(feature.table for feature in context.selection.sparse):
-        name = f"{VOCAB_DIR}/{table}.parquet"
-        if (dataset.path / name).exists():
-            shutil.copyfile(dataset.digests.local_copy(name), folder / name)
-
-    frozen = [feature for feature in context.selection.vectors if feature.table is not None]
-    if frozen:
-        (folder / VECTORS_DIR).mkdir()
-    for feature in frozen:
-        name = dataset.vector_tables[feature.name].name
-        shutil.copyfile(dataset.digests.local_copy(name), folder / name)
 
 
 def _vector_inputs(context: EvaluationContext) -> dict[str, tuple[int, RawKind]]:
@@ -329,42 +306,3 @@ def _fusion_text(fusion: FusionConfig, file: Location | None, options: ExportOpt
     source += f"; exponents {exponents_text(fusion)}"
     losses = read_worsened_metrics(fusion, file)
     return f"{source}; worse than before: {', '.join(losses)}" if losses else source
-
-
-def _write_tables(context: EvaluationContext, folder: Path, precision: TablePrecision) -> list[dict[str, Any]]:
-    """Write a file for each table, and return the entries of `model.json` about them.
-
-    The run is loaded in one process, so all shards of a table are local.
-    """
-    folder.mkdir()
-    tables = []
-    for key, value in context.model.state_dict().items():
-        if ".embedding_bags." not in key:
-            continue
-        table = key.split(".")[-2]
-        shards_RD = _row_shards(key, value)
-        rows, dim = sum(len(shard_RD) for shard_RD in shards_RD), shards_RD[0].shape[1]
-        check_dim(table, dim, precision)
-        file = f"{table}.{precision}"
-        with (folder / file).open("wb") as stream:
-            for shard_RD in shards_RD:
-                write_table(stream, shard_RD.detach().cpu(), precision)
-        size = (folder / file).stat().st_size
-        tables.append({"name": table, "file": file, "rows": rows, "dim": dim, "precision": precision, "bytes": size})
-    return tables
-
-
-def _row_shards(key: str, value: Any) -> list[torch.Tensor]:
-    """Return the local shards of a table in the order of its rows; each shard has whole rows."""
-    if not isinstance(value, ShardedTensor):
-        return [value]
-    shards = sorted(value.local_shards(), key=lambda shard: shard.metadata.shard_offsets)
-    columns = {tuple(shard.metadata.shard_offsets)[1] for shard in shards}
-    if columns != {0} or sum(len(shard.tensor) for shard in shards) != value.size(0):
-        raise DataError(
-            key,
-            f"shards at columns {sorted(columns)}",
-            "in one process, shards have whole rows",
-            "report this as a bug",
-        )
-    return [shard.tensor for shard in shards]

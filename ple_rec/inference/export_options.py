@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from ple_rec.config.choices import AskedPrecision, TablePrecision
 from ple_rec.storage import Location
 
+# Precisions whose rows stand alone with their scales, so that a delta can replace single rows.
+DELTA_PRECISIONS: tuple[TablePrecision, ...] = ("int8", "int4")
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -31,6 +34,8 @@ class ExportOptions:
         examples: Largest number of held-out users whose rows are written to `examples.json`; 0 for no such file.
         tables: Names of the side tables that are published with the model.
         source: Folder of the raw files of side tables; None without `tables`.
+        delta: Name of the version of which the new one is a delta; None for a whole version.
+        delta_share: Largest share of the tables' bytes that the changed rows of a chain of deltas may take.
     """
 
     precision: TablePrecision = "fp32"
@@ -47,3 +52,5 @@ class ExportOptions:
     examples: int = 0
     tables: tuple[str, ...] = ()
     source: str | None = None
+    delta: str | None = None
+    delta_share: float = 0.25

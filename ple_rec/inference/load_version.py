@@ -6,11 +6,14 @@ noticed before a client sends a request.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from ple_rec.config.raw_form import RawForm, RawSide
 from ple_rec.errors import DataError
+from ple_rec.inference.arrays import VersionArrays
+from ple_rec.inference.delta import manifest_digest, version_chain
 from ple_rec.inference.manifest import MANIFEST, explain_unreadable
 from ple_rec.inference.model_dir import VERSIONS, latest_table, latest_version, publish_command
 from ple_rec.inference.ranker import Ranker
@@ -26,14 +29,17 @@ _EXPORT_AGAIN = "export the run again"
 _TESTED_ITEMS = 40
 
 
-def load_ranker(version: Location, threads: int | None = None) -> Ranker:
+def load_ranker(version: Location, threads: int | None = None, *, older: Ranker | None = None) -> Ranker:
     """Return a version in memory, ready to answer requests, after its files have been verified.
 
-    The ranker has answered one request already, since the first one takes longer than others.
+    The ranker has answered one request already, since the first one takes longer than others. For a delta, the versions
+    from which it was made are read, too.
 
     Args:
         version: Folder of the version; a version in a store is copied to this machine.
         threads: Number of threads of the dense layers; None for torch's number of threads.
+        older: Version in memory. If the new version was made from it by deltas, only these are read, and the new ranker
+            shares its arrays.
 
     Raises:
         UserError: The fusion does not fit the model, or a configuration is wrong.
@@ -41,14 +47,33 @@ def load_ranker(version: Location, threads: int | None = None) -> Ranker:
         UnavailableError: The version is in a store that cannot be read.
     """
     folder = checked_version(version)
+    arrays, bases = _split_chain(version_chain(version), older)
+    folders = [*(checked_version(base) for base in bases), folder]
     try:
-        ranker = Ranker(folder, threads, checked=True)
+        for each in folders:
+            arrays = VersionArrays.read(each) if arrays is None else arrays.with_delta(each)
+        ranker = Ranker(folder, threads, checked=True, arrays=arrays)
         ranker.answer([ranker.read_rank({"items": [{}] * _TESTED_ITEMS})])
     except _INCONSISTENT as error:
         why = shorten(" ".join(str(error).split()))
         value = f"cannot be loaded ({type(error).__name__}: {why})"
         raise DataError(str(version), value, "the files of a version are those of one export", _EXPORT_AGAIN) from error
     return ranker
+
+
+def _split_chain(chain: Sequence[Location], older: Ranker | None) -> tuple[VersionArrays | None, Sequence[Location]]:
+    """Return the arrays of a chain that are in memory, and the folders to be read after them, without the last one.
+
+    Args:
+        chain: Folders of which the new version consists (`version_chain`).
+        older: Version in memory; None if there is none.
+    """
+    if older is not None:
+        # The last folder is read in any case: if it is that of `older`, it was copied anew, and its files may differ.
+        for i, folder in enumerate(chain[:-1]):
+            if folder.name == older.arrays.version and manifest_digest(folder) == older.arrays.manifest:
+                return older.arrays, chain[i + 1 : -1]
+    return None, chain[:-1]
 
 
 @dataclass(frozen=True)

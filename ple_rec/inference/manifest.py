@@ -19,6 +19,7 @@ from ple_rec.errors import DataError
 from ple_rec.storage import Location, Remote, explain_errors
 
 MANIFEST = "manifest.json"
+MODEL_FILE = "model.json"
 _DIGEST = re.compile("[0-9a-f]{64}")
 EXPORT_AGAIN = (
     "export the run again, or publish the side table again (ple-rec tables); a damaged version can be removed"

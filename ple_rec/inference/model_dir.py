@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import overload
 
 from ple_rec.errors import DataError, Option, PleRecError, UserError
-from ple_rec.inference.manifest import EXPORT_AGAIN, MANIFEST, explain_unreadable
+from ple_rec.inference.manifest import EXPORT_AGAIN, MANIFEST, MODEL_FILE, explain_unreadable
 from ple_rec.inference.publish import LATEST, VERSION_NAME, explain_write_errors, names_below, publish_folder
 from ple_rec.runs.layout import CONFIG
 from ple_rec.storage import Location, Remote, location, names_in
@@ -160,7 +160,7 @@ def model_name(folder: Location) -> str | None:
         version = latest_version(folder) if (folder / LATEST).is_file() else folder
         if not (version / MANIFEST).is_file():
             return None
-        return str(json.loads((version / "model.json").read_text(encoding="utf-8"))["name"])
+        return str(json.loads((version / MODEL_FILE).read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, LookupError, TypeError, PleRecError):
         return None
 
@@ -191,6 +191,29 @@ def version_names(model_dir: Location) -> list[str]:
         StoreError: The store cannot be listed.
     """
     return names_below(model_dir / VERSIONS)
+
+
+def find_version(model_dir: Location, name: str, option: Option) -> Location:
+    """Return the folder of a version that the user has named.
+
+    Args:
+        model_dir: Folder of the model.
+        name: Name of the version.
+        option: Option with the name, for messages.
+
+    Raises:
+        UserError: The model has no complete version of this name.
+        DataError: This user may not read the folder.
+        UnavailableError: The model is in a store that cannot be read.
+    """
+    version = model_dir / VERSIONS / name
+    with explain_unreadable(model_dir):
+        if VERSION_NAME.fullmatch(name) and (version / MANIFEST).is_file():
+            return version
+        names = version_names(model_dir)
+    rule = f"it names a complete version of {model_dir}, one of {', '.join(names) or 'none'}"
+    fix = "name one of them" if names else "export a whole version first"
+    raise UserError(option, f"got {name!r}", rule, fix)
 
 
 def check_model_dir(model_dir: Location) -> None:

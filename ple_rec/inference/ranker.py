@@ -29,11 +29,9 @@ from ple_rec.config.raw_form import RAW_FILE, RawColumn, RawForm
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.config.side_table import SideTableInfo
-from ple_rec.data.dataset import DatasetDirectory
-from ple_rec.data.encode import Encoder
-from ple_rec.data.vector_lookup import VectorLookup
 from ple_rec.errors import DataError
-from ple_rec.inference.manifest import check_version
+from ple_rec.inference.arrays import VersionArrays
+from ple_rec.inference.manifest import MODEL_FILE, check_version
 from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.program import ServedModel, choose_model, read_weights
 from ple_rec.inference.raw_request import RawReader
@@ -42,7 +40,7 @@ from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import answer_schemas, format_rows
 from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import Signature
-from ple_rec.inference.tables import RequestLookups, StoredTable
+from ple_rec.inference.tables import RequestLookups
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.grouped import GroupedInputs
@@ -52,13 +50,7 @@ from ple_rec.training.scores import scores_from_logits
 
 __all__ = ["ModelRequest", "Ranker", "RequestError", "latest_version"]
 
-MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
-    "model.json",
-    "fusion.toml",
-    "examples.json",
-    "tables",
-    "config.toml",
-)
+FUSION_FILE, EXAMPLES, CONFIG = "fusion.toml", "examples.json", "config.toml"
 
 
 @dataclass(frozen=True)
@@ -85,6 +77,7 @@ class Ranker:
         checked: True if the files have been compared with the manifest; else they are compared now.
         dense_precision: Precision of matrix products; None for that of the export, or the choice of `choose_model` if
             the export names "auto".
+        arrays: Arrays of the version in memory, which a delta needs; None to read those of a whole version.
 
     Raises:
         UserError: The fusion does not fit the model, or a configuration is wrong.
@@ -98,8 +91,9 @@ class Ranker:
         *,
         checked: bool = False,
         dense_precision: UsedPrecision | None = None,
+        arrays: VersionArrays | None = None,
     ) -> None:
-        threads = threads or torch.get_num_threads()
+        self._threads = threads = threads or torch.get_num_threads()
         self._pool = single_threaded_pool(threads, "scoring")
         if not checked:
             check_version(version)
@@ -132,15 +126,9 @@ class Ranker:
             else ServedModel(dense_precision, build(dense_precision), {})
         )
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
-        features = {feature.name: feature for feature in load_schema(version).sparse}
-        encoder = Encoder(version, [features[each.name] for each in self.signature.sparse], sealed=True)
-        encoder.read_into_memory()
-        stored: dict[str, StoredTable] = {}
-        for table in self.description["tables"]:
-            # Only the name is used, so that a forged path cannot lead to a file outside of the version.
-            file = version / TABLES / Path(table["file"]).name
-            stored[table["name"]] = StoredTable(file, table["rows"], table["dim"], table["precision"])
-        tables = {each.name: stored[features[each.name].table] for each in self.signature.sparse}
+        self.arrays = VersionArrays.read(version) if arrays is None else arrays
+        table_of = {feature.name: feature.table for feature in load_schema(version).sparse}
+        tables = {each.name: self.arrays.tables[table_of[each.name]] for each in self.signature.sparse}
         self.table_rows = {name: table.rows for name, table in tables.items()}
         self._lookups = RequestLookups(
             self.signature,
@@ -151,12 +139,33 @@ class Ranker:
             self._model.vectors,
         )
         self.factors = [*self.fusion.tasks, *([LENGTH_FACTOR] if self.fusion.length else [])]
-        raw = version / RAW_FILE
+        raw, encoder = version / RAW_FILE, self.arrays.encoder
         self.raw_form = RawForm.model_validate_json(raw.read_text(encoding="utf-8")) if raw.exists() else None
         raw_reader = None if self.raw_form is None else RawReader(self.raw_form, self.signature, encoder)
-        lookups = open_vector_lookups(version, self.signature)
-        self._reader = RequestReader(self.signature, encoder, self.factors, lookups, raw_reader)
+        self._reader = RequestReader(self.signature, encoder, self.factors, self.arrays.vectors, raw_reader)
         self.side_tables: Mapping[str, SideTable] = {}
+
+    def with_delta(
+        self, version: Path, *, checked: bool = False, dense_precision: UsedPrecision | None = None
+    ) -> Ranker:
+        """Return the ranker of a delta that was made from this version; this one stays as it is.
+
+        The new ranker shares the tables, vocabularies and vectors of this one, and has those that differ beside them.
+        All else it reads from the delta, such as the dense layers. It has no side tables.
+
+        Args:
+            version: Folder of the delta.
+            checked: True if its files have been compared with the manifest; else they are compared now.
+            dense_precision: Precision of matrix products, as in `Ranker`.
+
+        Raises:
+            UserError: The fusion does not fit the model, or a configuration is wrong.
+            DataError: The delta was made from another version, or a file is damaged or missing.
+        """
+        if not checked:
+            check_version(version)
+        arrays = self.arrays.with_delta(version)
+        return Ranker(version, self._threads, checked=True, dense_precision=dense_precision, arrays=arrays)
 
     def with_side_tables(self, tables: Mapping[str, SideTable]) -> Ranker:
         """Return a ranker with other side tables, which shares everything else.
@@ -310,16 +319,6 @@ def _read_json(file: Path) -> Any:
     # Encoding refuses half of a surrogate pair, which no answer can contain.
     json.dumps(value, ensure_ascii=False).encode()
     return value
-
-
-def open_vector_lookups(version: Path, signature: Signature) -> dict[str, VectorLookup]:
-    """Return the look-ups of vectors by key, by name of the feature, for features whose values may be keys.
-
-    Raises:
-        DataError: A frozen table is missing or damaged.
-    """
-    tables = DatasetDirectory(version).vector_tables
-    return {each.name: VectorLookup(tables[each.name]) for each in signature.vectors if each.type != "number"}
 
 
 def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from ple_rec.analysis.finished import load_finished_run
 from ple_rec.analysis.fuse.rows import load_fusible_run, predict_splits
 from ple_rec.cli import main
 from ple_rec.config.base import Split
@@ -25,12 +26,14 @@ from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
 from ple_rec.inference import program
-from ple_rec.inference.export import _fusion_text
+from ple_rec.inference.export import _fusion_text, export
 from ple_rec.inference.export_check import TaskCheck, compare_scores
 from ple_rec.inference.export_options import ExportOptions
+from ple_rec.inference.held_out import RawHeldOutRows
 from ple_rec.inference.model_dir import version_names
 from ple_rec.inference.ranker import Ranker, latest_version
 from ple_rec.training.run import train
+from ple_rec.training.trained import single_process_config
 from tests.analysis.trained import train_tiny
 from tests.inference.exported import export_run
 from tests.inference.feed import FIRST_USER, train_feed
@@ -256,6 +259,26 @@ def test_a_bound_is_finite_and_not_negative(
 ) -> None:
     export_run(feed / "run", tmp_path / "m", f"{flag}={value}", code=2)
     assert f"ple-rec: {flag}: got '{value}'; expected a finite number of 0 or more" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("same_program")
+def test_a_caller_may_refuse_a_version_after_its_check(feed: Path, tmp_path: Path) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def refuse(ranker: Ranker, raw: RawHeldOutRows) -> None:
+        rows_N = np.arange(len(raw.rows))
+        scores_NK = ranker.score_rows([ranker.read_score({"rows": raw.columns(rows_N)})]).scores_BK
+        calls.append((len(raw.rows), len(scores_NK)))
+        raise UserError("gate", "worse than yesterday's", "a new model is no worse", "train again")
+
+    config, metrics = load_finished_run(feed / "run", ())
+    config = single_process_config(config, metrics)
+    with pytest.raises(UserError, match="gate: worse than yesterday's"):
+        export(config, metrics, feed / "run", tmp_path / "m", ExportOptions(), accept=refuse)
+    ((held_out, scored),) = calls
+    assert 0 < held_out == scored
+    assert not version_names(tmp_path / "m")
+    assert not (tmp_path / "m/latest").exists()
 
 
 def test_the_signature_knows_the_user(ranker: Ranker) -> None:

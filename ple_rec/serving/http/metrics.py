@@ -124,6 +124,11 @@ class ServerMetrics:
         self.model = Gauge(
             "ple_rec_model_info", "Version that answers requests", ["name", "version"], registry=registry
         )
+        self.overlay_bytes = Gauge(
+            "ple_rec_overlay_bytes",
+            "Bytes of the rows and values that deltas have changed since the whole version in memory",
+            registry=registry,
+        )
         self.reloads = Counter(
             "ple_rec_reloads", "New versions, by outcome: loaded or refused", ["outcome"], registry=registry
         )
@@ -156,10 +161,11 @@ class ServerMetrics:
         self.admitted.set_function(admitted)
         self.ready.set_function(ready)
 
-    def set_version(self, name: str, version: str) -> None:
-        """Set the version that answers from now on."""
+    def set_version(self, name: str, version: str, overlay_bytes: int) -> None:
+        """Set the version that answers from now on, and the bytes that it has besides those of a whole version."""
         self.model.clear()
         self.model.labels(name, version).set(1)
+        self.overlay_bytes.set(overlay_bytes)
 
     def text(self) -> bytes:
         """Return all metrics in the text format 0.0.4 of Prometheus."""

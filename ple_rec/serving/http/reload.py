@@ -54,7 +54,7 @@ class VersionWatcher:
         self._refused: VersionStamp | str | None = None
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
-        metrics.set_version(batcher.ranker.name, batcher.ranker.version)
+        metrics.set_version(batcher.ranker.name, batcher.ranker.version, batcher.ranker.arrays.overlay_bytes)
 
     def start(self) -> None:
         """Start the thread."""
@@ -93,7 +93,8 @@ class VersionWatcher:
             if version in (self._current, self._refused):
                 return
             started = time.perf_counter()
-            ranker = self._tables.attach(load(version.path, self._threads))
+            older = self._batcher.ranker
+            ranker = self._tables.attach(load(version.path, self._threads, older))
         except UnavailableError as error:
             # The store does not answer; the version may be fine, so every check tries again.
             self._refuse(None, str(error), "unavailable")
@@ -103,11 +104,12 @@ class VersionWatcher:
             log_error("reload_failed", error, version=version and version.path)
             self._refuse(version, type(error).__name__)
         else:
-            lost, new = _differences(self._batcher.ranker, ranker)
+            lost, new = _differences(older, ranker)
             self._batcher.ranker, self._current, self._refused = ranker, version, None
-            self._metrics.set_version(ranker.name, ranker.version)
+            self._metrics.set_version(ranker.name, ranker.version, ranker.arrays.overlay_bytes)
             self._metrics.reloads.labels("loaded").inc()
-            log_info("reload", version=ranker.version, seconds=time.perf_counter() - started)
+            seconds, overlay_bytes = time.perf_counter() - started, ranker.arrays.overlay_bytes
+            log_info("reload", version=ranker.version, seconds=seconds, overlay_bytes=overlay_bytes)
             if lost or new:
                 log_warning("signature_differs", version=ranker.version, lost=",".join(lost), new=",".join(new))
 
@@ -131,19 +133,20 @@ class VersionWatcher:
         log_warning("reload_refused", version=name, why=why, kept=self._batcher.ranker.version)
 
 
-def load(version: Location, threads: int) -> Ranker:
+def load(version: Location, threads: int, older: Ranker | None = None) -> Ranker:
     """Load a version, and log its precision if the server chose it, or if bf16 is slow on this machine.
 
     Args:
         version: Folder of the version.
         threads: Number of threads of the model.
+        older: Version in memory, whose arrays a delta shares; None to read all files.
 
     Raises:
         UserError: The fusion does not fit the model, or a configuration is wrong.
         DataError: A file is missing or has changed since the export, or the files do not fit each other.
         UnavailableError: The version is in a store that cannot be read.
     """
-    ranker = load_ranker(version, threads)
+    ranker = load_ranker(version, threads, older=older)
     _log_precision(ranker)
     return ranker
 

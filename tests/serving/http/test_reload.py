@@ -34,11 +34,11 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Versions that a watcher has tried; "damaged" is in a folder that is refused."""
     tried: list[str] = []
 
-    def fake(version: Path, threads: int) -> Ranker:
+    def fake(version: Path, threads: int, older: Ranker) -> Ranker:
         tried.append(version.name)
         if (version / "damaged").exists():
             raise DataError(str(version), "is damaged", "it is whole", "mend it")
-        return load(version, threads)
+        return load(version, threads, older)
 
     monkeypatch.setattr(reload_module, "load", fake)
     return tried
