@@ -570,4 +570,18 @@ FAULTS: tuple[Fault, ...] = (
         "",
         _STREAMS,
     ),
+    Fault(
+        "users of the example logs who stay away never return",
+        "docs/examples/feed_logs.py",
+        "& ~(pauses & ((day + week) % 14 < 7))",
+        "& ~(pauses & (day > 7))",
+        ("tests/test_feed_logs.py",),
+    ),
+    Fault(
+        "videos of the example logs are shown for ever",
+        "docs/examples/feed_logs.py",
+        "SHOWN_DAYS = 5 if args.come_and_go else DAYS",
+        "SHOWN_DAYS = DAYS",
+        ("tests/test_feed_logs.py",),
+    ),
 )
