@@ -32,7 +32,7 @@ from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyarrow.parquet as pq
 import torch
@@ -135,7 +135,7 @@ def predict_day(folder: Path, run: ple_rec.Run, day: int) -> Quality:
     metrics = BinaryAccumulator(["click"], "cpu")
     metrics.update(torch.logit(probability_N1, 1e-7), label_N1, None, torch.ones_like(label_N1))
     result = compute([metrics], None)["click"]
-    return Quality(result["ne"], result["auc"])
+    return Quality(cast(float, result["ne"]), cast(float, result["auc"]))  # None only if a class is missing.
 
 
 def run_way(args: argparse.Namespace, folder: Path, way_and_seed: tuple[str, int]) -> list[Quality]:

@@ -272,7 +272,7 @@ def main() -> None:
         sizes = {model: version_bytes(folder / "models" / model / "versions" / _NEW) for model in _MODELS}
         entry = described_delta(folder)
     heading = ("v2 is", "MB", "export s", "peak GiB", "server takes it s", "peak GiB", "resident GiB: v1, v2")
-    rows = [heading]
+    rows: list[tuple[str, ...]] = [heading]
     for model in _MODELS:
         cells = [f"{sizes[model] / 1e6:,.1f}"]
         for turns in (exports[model], takes[model]):
