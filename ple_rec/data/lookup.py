@@ -113,7 +113,8 @@ class VocabularyLookup:
 
     def __len__(self) -> int:
         """Return the number of rows of the vocabulary, freed rows included."""
-        return len(self._index.keys_R) - 1
+        rows = len(self._index.keys_R) - 1
+        return rows if self._overlay is None else max(rows, self._overlay.last_row)
 
     def rows(self, values: pa.Array | pa.ChunkedArray, place: str) -> pa.Array:
         """Return the row of each value.

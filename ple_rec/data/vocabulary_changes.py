@@ -87,6 +87,11 @@ class VocabularyOverlay:
         arrays = (self.changes.rows_E, self._rows)
         return self._index.nbytes + sum(column.nbytes for column in columns) + sum(each.nbytes for each in arrays)
 
+    @property
+    def last_row(self) -> int:
+        """Last changed row; 0 without changes."""
+        return int(self.changes.rows_E[-1]) if len(self.changes.rows_E) else 0
+
     def replace_rows(self, rows_N: Rows, keys_N: Keys, texts_N: pa.Array | None) -> None:
         """Replace the rows of values that the changes concern, in place; 0 for one that has lost its row.
 

@@ -181,7 +181,8 @@ def index_in_memory(values: pa.Array) -> VocabularyIndex:
         return equal.to_numpy(zero_copy_only=False)
 
     slots_M = np.zeros(hash_index.slot_count(len(values)), np.int32)
-    duplicate = hash_index.insert(slots_M, keys_R, 1, len(values), None if texts_R is None else equal_texts)
+    rows_N = np.arange(1, len(values) + 1, dtype=np.int32)
+    duplicate = hash_index.insert(slots_M, keys_R, rows_N, None if texts_R is None else equal_texts)
     if duplicate is not None:
         raise ValueError(f"the value {values[duplicate - 1].as_py()!r} is repeated")
     return VocabularyIndex("int" if texts_R is None else "text", slots_M, keys_R, texts_R)

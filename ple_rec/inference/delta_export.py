@@ -151,7 +151,7 @@ class DeltaVersion:
             if (rows, dim) != (before.rows, before.dim):
                 rule = f"in the base it has {before.rows:,} rows of {before.dim} columns"
                 raise self._misfit(f"table {table} has {rows:,} rows of {dim} columns", rule)
-            changes = _find_changed_rows(table, shards_RD, before)
+            changes = find_changed_rows(table, shards_RD, before)
             file = folder / changed_rows_file(table, precision)
             write_changed_rows(file, changes)
             self._changed[table] = len(changes.rows_E)
@@ -216,7 +216,7 @@ def read_chain_values(chain: Sequence[Path], table: str) -> Iterator[pa.Array]:
     return read_values(chain[0] / VOCAB_DIR / f"{table}.parquet", changes)
 
 
-def _find_changed_rows(table: str, shards_RD: list[torch.Tensor], before: StoredTable) -> ChangedRows:
+def find_changed_rows(table: str, shards_RD: list[torch.Tensor], before: StoredTable) -> ChangedRows:
     """Return the rows of a table whose stored bytes differ from those of the base."""
     rows: list[NDArray[np.int32]] = [np.empty(0, np.int32)]
     stored = [torch.empty((0, row_bytes(before.dim, before.precision)), dtype=torch.uint8)]

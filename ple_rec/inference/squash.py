@@ -24,7 +24,7 @@ from ple_rec.inference.manifest import MANIFEST, MODEL_FILE
 from ple_rec.inference.model_dir import VERSIONS, find_version, new_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import local_version
-from ple_rec.inference.tables import StoredTable
+from ple_rec.inference.tables import StoredTable, row_bytes
 from ple_rec.inference.vocabulary_files import write_vocabulary
 from ple_rec.storage import Location
 
@@ -97,7 +97,8 @@ def _describe(delta: dict[str, Any], name: str) -> dict[str, Any]:
     tables = []
     for table in delta["tables"]:
         whole = {key: value for key, value in table.items() if key != "changed"}
-        tables.append(whole | {"file": f"{table['name']}.{table['precision']}"})
+        size = table["rows"] * row_bytes(table["dim"], table["precision"])
+        tables.append(whole | {"file": f"{table['name']}.{table['precision']}", "bytes": size})
     card = {key: value for key, value in delta["card"].items() if key != "delta"} | {"squashed": name}
     return {key: value for key, value in delta.items() if key != "delta"} | {"tables": tables, "card": card}
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.run import Options, prepare
@@ -19,7 +19,7 @@ from ple_rec.inference.program import PROGRAM, write_program
 from ple_rec.inference.signature import Signature
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.training.run import train
-from tests.inference.feed import LAST, TOML, day_of, log_of, train_feed, write_logs
+from tests.inference.feed import FIRST_USER, LAST, TOML, day_of, log_of, train_feed, write_logs
 from tests.reports.without_charts import without_charts
 from tests.training.small import small_config
 
@@ -59,22 +59,30 @@ def write_days(root: Path, last: int) -> Path:
     return root
 
 
-def train_on(data: Path, run: Path, before: Path) -> Path:
-    """Train a run of four steps on a dataset, from the best checkpoint of the run before."""
-    changes = {"train": {"steps": 4, "evaluate_every": 2}, "checkpoint": {"keep": 5}}
+def train_on(data: Path, run: Path, before: Path | None, changes: Mapping[str, Any] | None = None) -> Path:
+    """Train a run of four steps on a dataset.
+
+    Args:
+        data: Dataset.
+        run: Directory of the run.
+        before: Run from whose best checkpoint it starts; None for random weights.
+        changes: Further changes of the configuration, by section.
+    """
+    settings = {"train": {"steps": 4, "evaluate_every": 2}, "checkpoint": {"keep": 5}} | dict(changes or {})
     with without_charts():
-        train(small_config(data, changes), run, init_from=(before, "best"))
+        train(small_config(data, settings), run, init_from=None if before is None else (before, "best"))
     return run
 
 
 def later_day(day: int) -> pa.Table:
-    """Return a day on which a quarter of the users and videos are new."""
+    """Return a day on which a third of the rows have new users and videos."""
     table, later = day_of(day), day - LAST
-    is_new = pc.equal(pc.bit_wise_and(table["user_id"], 3), 0)
-    users = pc.if_else(is_new, pc.add(table["user_id"], 100 * later), table["user_id"])
-    videos = pc.if_else(is_new, pc.binary_join_element_wise(table["video_id"], f"day {day}", " "), table["video_id"])
-    table = table.set_column(table.column_names.index("user_id"), "user_id", users)
-    return table.set_column(table.column_names.index("video_id"), "video_id", videos)
+    users, videos = table["user_id"].to_pylist(), table["video_id"].to_pylist()
+    for row in range(0, len(users), 3):
+        users[row] = FIRST_USER + 100 * later + row % 4
+        videos[row] = f"day {day} video {row % 5}"
+    table = table.set_column(table.column_names.index("user_id"), "user_id", pa.array(users))
+    return table.set_column(table.column_names.index("video_id"), "video_id", pa.array(videos))
 
 
 def program_writer(folder: Path) -> Callable[..., None]:

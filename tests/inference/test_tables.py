@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import DataError, UserError
-from ple_rec.inference.tables import StoredTable, check_dim, row_bytes, write_table
+from ple_rec.inference.tables import ChangedRows, StoredTable, check_dim, row_bytes, write_table
 from tests.inference.exported import PRECISIONS
 
 ROWS, DIM = 300, 16
@@ -57,6 +57,28 @@ def test_bags_are_sums(tmp_path: Path, weight: Tensor, precision: TablePrecision
     torch.testing.assert_close(table.pool(ids, offsets, weights), expected, rtol=1e-5, atol=1e-6)
     assert table.pool(ids[:0], torch.zeros(3, dtype=torch.int32)).tolist() == [[0.0] * DIM] * 2
     assert table.pool(ids[:0]).shape == (0, DIM)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_changed_rows_give_the_bits_of_a_whole_table(
+    tmp_path: Path, weight: Tensor, precision: TablePrecision, weighted: bool
+) -> None:
+    torch.manual_seed(1)
+    table, new = stored(tmp_path, weight, precision), weight.clone()
+    ids = torch.randint(0, ROWS, (2000,), dtype=torch.int32)
+    offsets = torch.tensor([0, 0, 3, 900, 1300, 2000], dtype=torch.int32)
+    weights = torch.rand(2000) if weighted else None
+    for rows in (torch.tensor([0, 5, ROWS - 1]), torch.arange(0, ROWS, 7), torch.arange(0)):
+        new[rows] = torch.randn(len(rows), DIM)
+        whole, old = stored(tmp_path, new, precision), table.pool(ids)
+        older, rows = table, rows.to(torch.int32)
+        table = older.with_changes(ChangedRows(rows, whole.stored_rows(rows)))
+        assert torch.equal(table.pool(ids), whole.pool(ids))
+        assert torch.equal(table.pool(ids, offsets, weights), whole.pool(ids, offsets, weights))
+        assert torch.equal(older.pool(ids), old)
+        assert table.pool(ids[:0]).shape == (0, DIM)
+    assert table.overlay_bytes == (3 + 43 - 1) * (4 + row_bytes(DIM, precision))
 
 
 def test_sizes_are_those_of_the_docs(tmp_path: Path, weight: Tensor) -> None:

@@ -1,0 +1,357 @@
+"""A delta has the scores of a whole export of the same run, holds only what differs, and refuses what it cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ple_rec.cli import main
+from ple_rec.errors import DataError, DeltaTooLargeError, UserError
+from ple_rec.inference import delta_export, tables
+from ple_rec.inference.delta_export import find_changed_rows
+from ple_rec.inference.load_version import load_ranker
+from ple_rec.inference.manifest import check_version
+from ple_rec.inference.model_dir import latest_version, version_names
+from ple_rec.inference.ranker import Ranker
+from ple_rec.inference.tables import StoredTable, row_bytes, write_table
+from ple_rec.storage import location, write_text
+from tests.inference.delta_feed import program_writer, train_on, write_days
+from tests.inference.exported import export_run, set_latest
+from tests.inference.feed import FIRST_USER
+from tests.object_store import put_folder
+
+# One pair that changes places is much AUC in a few rows, and nearly all rows of a small table change in a day.
+SMALL = ("--auc-loss", "1", "--delta-share", "1")
+OF_A_VERSION = {"MODEL_CARD.md", "model.json", "manifest.json"}
+
+
+@pytest.fixture(scope="module")
+def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Datasets and runs of two appended days; who changes them copies."""
+    return write_days(tmp_path_factory.mktemp("days"), 6)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("programs")
+        patch.setattr("ple_rec.inference.export.write_program", program_writer(folder))
+        yield
+
+
+class Models(NamedTuple):
+    """Two models of the same runs: one of deltas, the other of whole versions."""
+
+    deltas: Path
+    whole: Path
+    precision: str
+
+
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def models(days: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Models:
+    """v1 of the first run; v2 of the next day; v3 and v4 of the last day's run after 2 and 4 steps; v5 is v4 squashed.
+
+    The versions v2 to v4 are deltas, and in the other model whole.
+    """
+    root = tmp_path_factory.mktemp("models")
+    argv = ("--precision", request.param, *SMALL)
+    exports = [("run", "best"), ("run-5", "best"), ("run-6", "step-2"), ("run-6", "step-4")]
+    for number, (run, checkpoint) in enumerate(exports, 1):
+        delta = ("--delta", f"v{number - 1}") if number > 1 else ()
+        export_run(days / run, root / "deltas", "--checkpoint", checkpoint, *argv, *delta)
+        export_run(days / run, root / "whole", "--checkpoint", checkpoint, *argv)
+    assert main(["export", "--squash", "v4", "--out", str(root / "deltas")]) == 0
+    return Models(root / "deltas", root / "whole", request.param)
+
+
+def described(version: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((version / "model.json").read_text())
+    return found
+
+
+def answers(ranker: Ranker) -> list[Any]:
+    """Scores of held-out users, and of users and videos that some or all versions do not know."""
+    bodies = [each["request"] for each in ranker.examples]
+    users = [FIRST_USER, FIRST_USER + 101, FIRST_USER + 203, 5]
+    videos = ["v1", "v2", "day 5 video 0", "day 5 video 3", "day 6 video 0", "day 6 video 4", "none", None]
+    items = [{"video_id": video, "history": videos[:n], "tags": None} for n, video in enumerate(videos)]
+    bodies += [{"user": {"user_id": user}, "items": items} for user in users]
+    found = ranker.answer([ranker.read_rank(body) for body in bodies])
+    return [{key: value for key, value in answer.items() if key != "version"} for answer in found]
+
+
+@pytest.mark.parametrize(("number", "whole"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4)])
+def test_scores_are_those_of_a_whole_export(models: Models, number: int, whole: int) -> None:
+    delta = load_ranker(models.deltas / f"versions/v{number}", threads=1)
+    expected = load_ranker(models.whole / f"versions/v{whole}", threads=1)
+    assert answers(delta) == answers(expected)
+    assert ("delta" in delta.description) is (1 < number < 5)
+
+
+def test_versions_differ(models: Models) -> None:
+    """Each delta has changed something: without it the comparison of scores would say nothing."""
+    found = [answers(load_ranker(models.deltas / f"versions/v{number}", threads=1)) for number in range(1, 5)]
+    for older, newer in zip(found, found[1:], strict=False):
+        assert older != newer
+    for number in (2, 3):
+        changes = pq.read_table(models.deltas / f"versions/v{number}/vocab/user_id.delta.parquet")
+        assert changes.num_rows > 0
+
+
+def files(version: Path) -> dict[str, bytes]:
+    found = (path for path in version.rglob("*") if path.is_file())
+    return {str(path.relative_to(version)): path.read_bytes() for path in found}
+
+
+def test_a_squashed_version_has_the_files_of_a_whole_export(models: Models) -> None:
+    squashed, whole = files(models.deltas / "versions/v5"), files(models.whole / "versions/v4")
+    assert squashed.keys() == whole.keys()
+    assert [name for name in whole if squashed[name] != whole[name]] == sorted(OF_A_VERSION, key=list(whole).index)
+    model, expected = described(models.deltas / "versions/v5"), described(models.whole / "versions/v4")
+    assert model["card"].pop("squashed") == "v4"
+    assert "- Whole version of v4, a delta, with the same scores\n" in squashed["MODEL_CARD.md"].decode()
+    for each in (model, expected):
+        del each["card"]["created"]
+    assert model == expected
+
+
+def test_a_delta_holds_only_what_differs(models: Models) -> None:
+    for number in range(2, 5):
+        version = models.deltas / f"versions/v{number}"
+        check_version(version)
+        model, overlay, whole = described(version), 0, 0
+        for table in model["tables"]:
+            width = row_bytes(table["dim"], models.precision)  # type: ignore[arg-type]
+            size = (version / "tables" / table["file"]).stat().st_size
+            assert size == table["bytes"] == table["changed"] * (4 + width)
+            assert table["changed"] == expected_changes(models, number, table["name"], width)
+            overlay += len(changed_rows(models, number, table["name"], width)) * width
+            whole += table["rows"] * width
+        assert model["delta"]["base"] == f"v{number - 1}"
+        assert model["delta"]["share"] == overlay / whole
+        assert not [*version.glob("vocab/*.index")]
+        assert {path.name.split(".", 1)[1] for path in version.glob("vocab/*")} == {"delta.parquet"}
+
+
+def stored(models: Models, number: int, table: str, width: int) -> np.ndarray:
+    """Rows of a table of a whole version, each as its bytes."""
+    content = (models.whole / f"versions/v{number}/tables/{table}.{models.precision}").read_bytes()
+    return np.frombuffer(content, np.uint8).reshape(-1, width)
+
+
+def expected_changes(models: Models, number: int, table: str, width: int) -> int:
+    new, old = (stored(models, each, table, width) for each in (number, number - 1))
+    return int((new != old).any(1).sum())
+
+
+def changed_rows(models: Models, number: int, table: str, width: int) -> set[int]:
+    """Rows that some version since v1 has changed."""
+    versions = [stored(models, each, table, width) for each in range(1, number + 1)]
+    pairs = zip(versions, versions[1:], strict=False)
+    return {int(row) for old, new in pairs for row in (new != old).any(1).nonzero()[0]}
+
+
+def test_the_card_and_the_summary_say_what_has_changed(
+    models: Models, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = shutil.copytree(models.deltas, tmp_path / "m")
+    for name in ("v2", "v3", "v4", "v5"):
+        shutil.rmtree(model / "versions" / name)
+    export_run(days / "run-5", model, "--precision", models.precision, *SMALL, "--delta", "v1")
+    said, version = capsys.readouterr().out, latest_version(model)
+    card = described(version)["card"]["delta"]
+    changes = pq.read_table(version / "vocab/user_id.delta.parquet")
+    came = changes.num_rows - changes["raw"].null_count
+    assert card["values"]["user_id"] == {"came": came, "went": 0}
+    rows = card["changed_rows"]["user_id"]
+    assert f"user_id: {rows} rows changed, {came} values came, 0 went\n" in said
+    assert f"delta of v1; {card['bytes']:,} bytes, " in said
+    text = (version / "MODEL_CARD.md").read_text()
+    assert f"- Delta: of v1; {card['bytes']:,} bytes, " in text
+    assert f"| user_id | 40 | {rows} | {came} | 0 |\n" in text
+    assert card["whole_bytes"] == sum(path.stat().st_size for path in _files_of_manifest(model / "versions/v1"))
+
+
+def _files_of_manifest(version: Path) -> list[Path]:
+    return [path for path in version.rglob("*") if path.is_file() and path.name != "manifest.json"]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+@pytest.mark.parametrize("changed", [0, 3, 40])
+def test_bytes_grow_with_the_changed_rows_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, changed: int
+) -> None:
+    monkeypatch.setattr(tables, "_CHUNK_ROWS", 64)
+    weight_RD = torch.randn(1000, 8)
+    with (tmp_path / "t").open("wb") as file:
+        write_table(file, weight_RD, precision)
+    before = StoredTable(tmp_path / "t", 1000, 8, precision)
+    rows = torch.randperm(1000)[:changed].sort().values
+    weight_RD[rows] += 1
+    for _ in range(2):  # The base is a delta in the second round.
+        changes = find_changed_rows("t", [weight_RD[:300], weight_RD[300:]], before)
+        assert changes.rows_E.tolist() == rows.tolist()
+        delta_export.write_changed_rows(tmp_path / "delta", changes)
+        assert (tmp_path / "delta").stat().st_size == changed * (4 + row_bytes(8, precision))
+        before = before.with_changes(changes)
+        assert find_changed_rows("t", [weight_RD], before).rows_E.tolist() == []
+        weight_RD[rows] -= 3
+
+
+def refused(model: Path, capsys: pytest.CaptureFixture[str], run: Path, *argv: str, code: int = 2) -> str:
+    """Message of an export that publishes nothing, and leaves the served version as it is."""
+    before, latest = version_names(model), (model / "latest").read_text()
+    capsys.readouterr()
+    export_run(run, model, *argv, code=code)
+    assert version_names(model) == before
+    assert (model / "latest").read_text() == latest
+    assert not [path for path in (model / "versions").iterdir() if path.name.startswith(".")]
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.fixture(scope="module")
+def first(days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with v1 in int8 and v2 in fp16, both of the first run; who changes it copies."""
+    model = tmp_path_factory.mktemp("first") / "m"
+    export_run(days / "run", model, "--precision", "int8", *SMALL[:2])
+    export_run(days / "run", model, "--precision", "fp16", *SMALL[:2])
+    return model
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ("--delta", "v1"),
+            "--precision: got fp32; a delta has the precision of its base, and v1 is in int8. Fix: give",
+        ),
+        (("--delta", "v1", "--precision", "int4"), "and v1 is in int8. Fix: give --precision int8"),
+        (
+            ("--delta", "v2", "--precision", "fp16"),
+            "--delta v2: its tables are in fp16; rows of int8 and int4 stand alone with their scales, so only they are "
+            "replaced one by one. Fix: export a whole version with --precision int8 first",
+        ),
+        (("--delta", "v7"), "--delta: got 'v7'; it names a complete version of "),
+        (("--delta", "../v1"), "one of v1, v2. Fix: name one of them"),
+        (("--delta", "v1", "--precision", "int8", "--delta-share", "-1"), "--delta-share: got '-1'; expected a finite"),
+        (
+            ("--delta", "v1", "--squash", "v1"),
+            "--squash: got it with run ",
+        ),
+    ],
+)
+def test_options_that_do_not_fit(
+    first: Path, days: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(first, capsys, days / "run-5", *argv)
+
+
+def test_too_many_changes_ask_for_a_whole_version(
+    first: Path, days: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refused(first, capsys, days / "run-5", "--delta", "v1", "--precision", "int8", "--delta-share", "0.01")
+    assert "--delta v1: rows that have changed since v1, the last whole version, take 0." in said
+    assert (
+        "at most 0.01 is allowed. Fix: export a whole version: leave --delta out; or allow it by --delta-share" in said
+    )
+    assert issubclass(DeltaTooLargeError, UserError)
+
+
+def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model of a later day is no base for the run of an earlier one."""
+    model = shutil.copytree(first, days.parent / "later")
+    export_run(days / "run-6", model, "--precision", "int8", *SMALL[:2])
+    said = refused(model, capsys, days / "run-5", "--delta", "v3", "--precision", "int8")
+    assert "does not descend from" in said
+    assert (
+        "in other datasets, rows of tables belong to other values. Fix: export a whole version: leave --delta" in said
+    )
+    shutil.rmtree(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "other"}, "name other in place of small; a delta has the name of its base"),
+        ({"data": {"drop": ["city"]}}, "features none in place of city; a delta has the features of its base"),
+        ({"embeddings": {"dim": 8}}, "of 8 columns; in the base it has 25 rows of 4 columns"),
+    ],
+)
+def test_a_run_of_another_model(
+    first: Path,
+    days: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    change: dict[str, Any],
+    message: str,
+) -> None:
+    run = train_on(days / "data-5", tmp_path / "run", None, change)
+    assert message in refused(first, capsys, run, "--delta", "v1", "--precision", "int8")
+
+
+def test_a_base_that_is_damaged_incomplete_or_gone(models: Models, days: Path, tmp_path: Path, capsys: Any) -> None:
+    model = shutil.copytree(models.deltas, tmp_path / "m")
+    argv = (days / "run-6", "--precision", models.precision, *SMALL, "--delta", "v4")
+    file = model / "versions/v2/tables" / f"user_id.{models.precision}.delta"
+    content = file.read_bytes()
+    file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    said = refused(model, capsys, *argv, code=3)
+    assert f"{file}: has the SHA-256 " in said
+    file.write_bytes(content)
+    (model / "versions/v4/manifest.json").unlink()
+    assert "--delta: got 'v4'; it names a complete version of" in refused(model, capsys, *argv)
+    (model / "versions/v3/manifest.json").rename(model / "versions/v4/manifest.json")
+    assert "v4" in refused(model, capsys, *argv, code=3)
+    shutil.rmtree(model / "versions/v2")
+    said = refused(model, capsys, days / "run-6", "--precision", models.precision, *SMALL, "--delta", "v3")
+    assert "--delta: got 'v3'" in said
+
+
+def test_what_is_squashed_is_a_delta(first: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refused_squash(*argv: str) -> str:
+        capsys.readouterr()
+        assert main(["export", *argv, "--out", str(first)]) == 2
+        assert version_names(first) == ["v1", "v2"]
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "--squash: v1 is whole already; only a delta is made whole. Fix: name a delta" in refused_squash(
+        "--squash", "v1"
+    )
+    assert "--squash: got 'v9'; it names a complete version of" in refused_squash("--squash", "v9")
+    said = refused_squash("--squash", "v1", "--delta", "v1", "--precision", "int8")
+    assert "--squash: got it with --precision, --delta; the whole version has the content of the delta" in said
+    assert "RUN: missing; it is the run that is exported. Fix: name it, or a version by --squash" in refused_squash()
+
+
+def test_a_delta_in_a_store(models: Models, days: Path, address: str) -> None:
+    model = location(address)
+    for number in (1, 2):
+        put_folder(models.deltas / f"versions/v{number}", f"{address}/versions/v{number}")
+    write_text(model / "latest", "v2\n")
+    argv = ["--precision", models.precision, *SMALL]
+    run = ["export", str(days / "run-6"), "--out", address, "--checkpoint", "step-2", "--examples", "24"]
+    assert main([*run, *argv, "--delta", "v2"]) == 0
+    expected = answers(load_ranker(models.whole / "versions/v3", threads=1))
+    assert answers(load_ranker(latest_version(model), threads=1)) == expected
+    assert main(["export", "--squash", "v3", "--out", address]) == 0
+    assert latest_version(model).name == "v4"
+    assert answers(load_ranker(latest_version(model), threads=1)) == expected
+
+
+def test_going_back_is_latest(models: Models, tmp_path: Path) -> None:
+    model = shutil.copytree(models.deltas, tmp_path / "m")
+    for number in (4, 2, 1, 3):
+        set_latest(model, f"v{number}")
+        expected = load_ranker(models.whole / f"versions/v{number}", threads=1)
+        assert answers(load_ranker(latest_version(model), threads=1)) == answers(expected)
+    shutil.rmtree(model / "versions/v2")
+    with pytest.raises(DataError, match="v2"):
+        load_ranker(latest_version(model), threads=1)
