@@ -152,12 +152,16 @@ def run_way(args: argparse.Namespace, folder: Path, way_and_seed: tuple[str, int
     return qualities
 
 
-def count_rows(dataset: Path, table: str) -> dict[str, int]:
-    """Return how many rows of a table have a value, are free, and are allocated."""
-    allocated = load_schema(dataset).table_rows()[table]
-    raw = pq.read_table(dataset / "vocab" / f"{table}.parquet", columns=["raw"])["raw"]
+def count_rows(vocabulary: Path, allocated: int) -> tuple[int, int, int]:
+    """Return how many rows of a table have a value, are free, and are allocated.
+
+    Args:
+        vocabulary: File of the table's vocabulary; a value is null if its row is free again.
+        allocated: Number of allocated rows.
+    """
+    raw = pq.read_table(vocabulary, columns=["raw"])["raw"]
     used = len(raw) - raw.null_count
-    return {"used": used, "free": allocated - 1 - used, "allocated": allocated}  # Row 0 is never free.
+    return used, allocated - 1 - used, allocated  # Row 0 has no value and is never free.
 
 
 def quality_lines(qualities: Mapping[str, Sequence[Sequence[Quality]]], days: Sequence[int]) -> list[str]:
@@ -193,8 +197,12 @@ def rows_lines(folder: Path, ways: Sequence[str], days: Sequence[int]) -> list[s
         return []
     rows = [("day", *(f"{way}: {table} used, free, allocated" for way, table in columns))]
     for day in days:
-        counts = [count_rows(folder / f"{way}-{day}", table) for way, table in columns]
-        rows.append((f"{day}", *(", ".join(f"{n:,}" for n in count.values()) for count in counts)))
+        cells = []
+        for way, table in columns:
+            dataset = folder / f"{way}-{day}"
+            counts = count_rows(dataset / "vocab" / f"{table}.parquet", load_schema(dataset).table_rows()[table])
+            cells.append(", ".join(f"{count:,}" for count in counts))
+        rows.append((f"{day}", *cells))
     return ["", *align_columns(rows)]
 
 
