@@ -44,8 +44,10 @@ from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import Derived
 from data_prep.transforms.vectors import FrozenVectors
 from data_prep.vocabulary.build import Vocabularies
+from data_prep.vocabulary.turnover import RowCounts
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import FilesConfig, TableSpec
+from ple_rec.config.schema import VOCAB_DAY, Table
 from ple_rec.storage import Location
 from ple_rec.text.units import short_bytes
 
@@ -221,6 +223,8 @@ class _SamplePipeline(Pipeline):
         ranges: Ranges [first, last) of positions of the log that are read.
         scanned: Number of rows in these ranges.
         scale: Rows of the log per row that is read, at least 1.
+        row_counts: Numbers of rows of tables whose values are admitted or expire, by table; empty before they are
+            known, and without a parent.
     """
 
     def __init__(
@@ -239,6 +243,7 @@ class _SamplePipeline(Pipeline):
         self.ranges = _sample_ranges(raw.log.rows)
         self.scanned = sum(last - first for first, last in self.ranges)
         self.scale = max(self.log.rows / max(self.scanned, 1), 1.0)
+        self.row_counts: Mapping[str, RowCounts] = {}
         self._scale_min_counts()
 
     @property
@@ -246,10 +251,21 @@ class _SamplePipeline(Pipeline):
         """True if the sample is the whole log and all side tables."""
         return all(each.is_complete for each in self.tables.values()) and self.scanned == self.log.rows
 
+    @property
+    def log_rows_per_row(self) -> float:
+        """Number of rows of the log for each row that is read."""
+        return self.scale
+
     def _scale_min_counts(self) -> None:
-        """Divide each `min_count` by `scale`, since values occur less often in the sample than in the log."""
+        """Divide each `min_count` by `scale`, since values occur less often in the sample than in the log.
+
+        Where values are counted by day, each count is multiplied by `log_rows_per_row` instead, since it is added to
+        counts of the parent.
+        """
         specs = {
-            name: spec.model_copy(update={"min_count": math.ceil(spec.min_count / self.scale)})
+            name: spec
+            if spec.counted_days
+            else spec.model_copy(update={"min_count": math.ceil(spec.min_count / self.scale)})
             for name, spec in self.config.tables.items()
         }
         self.config = self.config.model_copy(update={"tables": specs})
@@ -312,15 +328,15 @@ class _SamplePipeline(Pipeline):
 
     def _estimate_values(self, vocabularies: Vocabularies) -> dict[str, ValueEstimate]:
         """Estimate the number of distinct values by table; with a parent, only of values that the parent lacks."""
-        # Without a parent, values have the rows from 1 on; row 0 stands for missing and unknown values.
-        first_new_row = {} if self.parent is None else {table.name: table.rows for table in self.parent.schema.tables}
+        self.row_counts = vocabularies.row_counts
+        is_new = None if self.parent is None else [(VOCAB_DAY, "==", vocabularies.day)]
         estimates = {}
         for name in vocabularies.names:
-            new = pq.read_table(
-                vocabularies.path(name), columns=["count"], filters=[("row", ">=", first_new_row.get(name, 1))]
-            )
+            new = pq.read_table(vocabularies.path(name), columns=["count"], filters=is_new)
             sampled = new.num_rows + int(vocabularies.overflow.get(name, {}).get("values", 0))
-            singletons = int(pc.sum(pc.equal(new["count"], 1)).as_py() or 0)
+            # Counts by day are those of the log, so the count of a value that the sample has once is `scale`.
+            once = self.scale if name in self.config.value_tables else 1
+            singletons = int(pc.sum(pc.less_equal(new["count"], once)).as_py() or 0)
             estimates[name] = ValueEstimate(sampled, estimate_distinct_values(sampled, singletons, self.scale))
         return estimates
 
@@ -418,11 +434,20 @@ class _SamplePipeline(Pipeline):
         about = "" if self.reads_every_row else "about "
         for table in parent.schema.tables:
             new = values[table.name].expected if table.name in values else 0
-            if new:
+            if table.name in self.row_counts:
+                yield f"  rows         table {table.name}: {about}{self._turnover_text(table, new)}"
+            elif new:
                 words = f"{about}{new:,} new, {len(table.free_rows):,} of {table.allocated_rows:,} rows free"
                 if new > len(table.free_rows):
                     words += f"; the rarest {'are hashed' if table.hash_rows else 'share row 0'}"
                 yield f"  new values   table {table.name}: {words}"
+
+    def _turnover_text(self, table: Table, new: int) -> str:
+        """Describe the rows of a table whose values are admitted or expire; `new` values get rows, or lack them."""
+        counts = self.row_counts[table.name]
+        free = counts.free + counts.assigned
+        text = f"{new:,} new and {counts.freed:,} expired, {free:,} of {table.allocated_rows:,} rows free"
+        return f"{text}; the rarest {'are hashed' if table.hash_rows else 'share row 0'}" if new > free else text
 
     def _table_sizes(self, values: Mapping[str, ValueEstimate]) -> list[int]:
         """Return the expected number of rows of each embedding table."""

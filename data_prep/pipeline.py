@@ -7,7 +7,7 @@ It makes these passes, each of which uses the results of the passes before it:
     rates      count by key and day, and join the rates to rows   -> `rates/`
     survey     count the rows by split, part and day              -> row range of each part; an error if too many rows
                                                                      are bad, or a split has none
-    count      count the raw values of each embedding table       -> `vocab/`
+    count      count the raw values of each embedding table       -> `vocab/`, and `rates/` for values that may expire
     freeze     store the vectors of side tables once              -> `vectors/`
     encode     replace raw values by ids, and write the parts     -> `train/`, `valid/`, `test/`
     describe   compute statistics of the parts                    -> `stats.json`, `stats.html`, `schema.toml`,
@@ -40,7 +40,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 from typing import Any
 
@@ -55,7 +55,7 @@ from data_prep.first_day import find_day_1
 from data_prep.output.frozen_tables import write_frozen_tables
 from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
-from data_prep.output.rate_tables import write_rate_tables
+from data_prep.output.rate_tables import write_counted_tables
 from data_prep.output.split_writer import MAX_KEPT_CELLS, SplitWriter, column_count, query_column_count
 from data_prep.output.stage import Stage
 from data_prep.output.writer import finish, write_atomically
@@ -175,6 +175,11 @@ class Pipeline:
         """True if every row of the log is read. A dry run reads a sample and overrides this property."""
         return True
 
+    @property
+    def log_rows_per_row(self) -> float:
+        """Number of rows of the log for which each row that is read stands. A dry run overrides this property."""
+        return 1.0
+
     def run(self) -> None:
         """Write every file of the dataset directory into the stage.
 
@@ -221,7 +226,10 @@ class Pipeline:
         train = self._split_rows("train", counts, sorted(counts.part_ranges["train"]))
         vocabularies = self._build_vocabularies(train, counts.rows["train"])
         self.progress.begin_phase("encode")
-        write_rate_tables(self.engine, self.config, self.rate_counts, self.stage.folder / RATES_DIR, self.fingerprint)
+        value_tables = self.config.value_tables
+        counts_of_values = {value_tables[table]: each for table, each in vocabularies.value_counts.items()}
+        counted_tables = {**self.rate_counts, **counts_of_values}
+        write_counted_tables(self.engine, counted_tables, self.stage.folder / RATES_DIR, self.fingerprint)
         self.frozen_tables = write_frozen_tables(frozen, self.stage.folder / VECTORS_DIR, self.fingerprint)
         return counts, vocabularies, self._write_parts(counts, vocabularies, frozen)
 
@@ -313,9 +321,11 @@ class Pipeline:
             train: Training rows with all computed columns.
             rows: Number of these rows.
         """
-        vocabularies = Vocabularies(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
+        folder = self.stage.folder / VOCAB_DIR
+        vocabularies = Vocabularies(self.engine, self.config, folder, self.parent, self.log_rows_per_row)
         train = self.engine.create_view(train)
-        bags = side_bags.training_bags(self.engine, self.rows.sides, train, self.resolved)
+        by_day = bool(self.config.value_tables)
+        bags = side_bags.training_bags(self.engine, self.rows.sides, train, self.resolved, by_day=by_day)
         # Progress is counted in rows of the log, which are divided among the tables here. `done` is a number of tables.
         rows_per_table = self.raw.log.rows / max(len(vocabularies.names), 1)
         vocabularies.build(train, rows, bags, lambda done: self.progress.advance(round(done * rows_per_table)))
@@ -396,6 +406,7 @@ class Pipeline:
                 {"split": split, "rows": rows, "reason": why} for (split, why), rows in counts.dropped_rows.items()
             ],
             overflow=vocabularies.overflow,
+            table_rows={table: asdict(each) for table, each in vocabularies.row_counts.items()},
             slice_stride=-(-counts.rows["train"] // SLICE_SAMPLE_ROWS),
             source=self.raw.listing(),
             groups=self._groups(counts),

@@ -30,6 +30,8 @@ class Parent:
         vocabularies: Files of the vocabularies on this machine, copied if `path` is an address, by table; bucketised
             features have none.
         rate_tables: Files of the counted tables of rates on this machine, by table.
+        value_counts: Files of the counts of values by day on this machine, by embedding table; only of tables with
+            `admit` or `expire`.
     """
 
     path: Location
@@ -37,6 +39,7 @@ class Parent:
     config: PrepConfig
     vocabularies: Mapping[str, Path]
     rate_tables: Mapping[str, Path]
+    value_counts: Mapping[str, Path]
 
     @classmethod
     def read(cls, path: Location) -> Parent:
@@ -61,14 +64,20 @@ class Parent:
         tables = dict.fromkeys(feature.table_name for feature in config.sparse if not feature.bucketised)
         vocabularies = {table: digests.local_copy(f"{VOCAB_DIR}/{table}.parquet") for table in tables}
         rate_tables = {table: digests.local_copy(f"{RATES_DIR}/{table}.parquet") for table in config.counted_tables}
+        value_counts = {
+            table: digests.local_copy(f"{RATES_DIR}/{name}.parquet") for table, name in config.value_tables.items()
+        }
         rules = dict.fromkeys(
             vocabularies.values(), "an appended day keeps the row of each value, which this file holds"
         )
         rules |= dict.fromkeys(rate_tables.values(), "rates of an appended day go on from the counts in this file")
+        rules |= dict.fromkeys(
+            value_counts.values(), "values of an appended day are admitted and expire by the counts in this file"
+        )
         for file, rule in rules.items():
             if not file.is_file():
                 raise DataError(str(file), "no such file", rule, "copy it again, or prepare the first days again")
-        return cls(path, schema, config, vocabularies, rate_tables)
+        return cls(path, schema, config, vocabularies, rate_tables, value_counts)
 
     @property
     def lineage(self) -> tuple[str, ...]:

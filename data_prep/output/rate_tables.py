@@ -1,4 +1,8 @@
-"""Files of the counted tables of rates, `rates/<table>.parquet`: counts and sums by key and day."""
+"""Files of counted tables, `rates/<table>.parquet`: counts and sums by key and day.
+
+There is a counted table for all rates with the same key, and one for each embedding table whose values are admitted or
+expire by the days on which they occur.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +15,19 @@ import pyarrow as pa
 
 from data_prep.engines.base import PART, Engine
 from data_prep.output.parts import ParquetPartSink, read_part
-from ple_rec.config.prep import PrepConfig
 from ple_rec.config.prep_rates import DAY
 
 _ROW_GROUP_ROWS = 131_072
 
 
-def write_rate_tables(
-    engine: Engine, config: PrepConfig, tables: Mapping[str, ir.Table], folder: Path, fingerprint: str
-) -> None:
+def write_counted_tables(engine: Engine, tables: Mapping[str, ir.Table], folder: Path, fingerprint: str) -> None:
     """Write the counted tables of a dataset, sorted by key and day.
 
     Files that a stopped run has completed are not written again.
 
     Args:
         engine: Engine that sorts the rows.
-        config: Configuration of the preparation.
-        tables: Counts and sums by key and day, by name of the counted table.
+        tables: Columns of the key, `DAY`, and counts and sums, in this order, by name of the counted table.
         folder: Folder `rates/` of the dataset, which is created if there are tables.
         fingerprint: Fingerprint of the dataset.
     """
@@ -36,12 +36,11 @@ def write_rate_tables(
         path = folder / f"{name}.parquet"
         if read_part(path, 0, fingerprint) is not None:
             continue
-        table = config.counted_tables[name]
-        keys = {key: pa.string() if rows[key].type().is_string() else pa.int64() for key in table.key_columns}
-        counts = {column: pa.int64() for rate in table.rates.values() for column in rate.stored_columns}
+        keys = rows.columns[: rows.columns.index(DAY)]
+        types = {column: pa.string() if rows[column].type().is_string() else pa.int64() for column in rows.columns}
         sink = ParquetPartSink(
             folder=folder,
-            schema=pa.schema(keys | {DAY: pa.int32()} | counts),
+            schema=pa.schema(types | {DAY: pa.int32()}),
             fingerprint=fingerprint,
             dictionary_columns=(),
             row_group_rows=_ROW_GROUP_ROWS,

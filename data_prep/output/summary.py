@@ -143,17 +143,27 @@ class Summary:
         return lines
 
     def _new_values(self) -> list[str]:
-        """Return a line on the tables with new values of an appended day: new values, and free rows out of all rows.
+        """Return lines on the tables of an appended day.
 
-        New values without a row of their own are counted, too.
+        One has the tables with new values: new values, and free rows out of all rows. New values without a row of their
+        own are counted, too. Another has the tables whose values are admitted or expire.
         """
         if self.parent is None:
             return []
+        changing = self.stats.get("table_rows", {})
+        rows = [
+            f"{table} {each['in_use']:,} in use, {each['free']:,} free, {each['assigned']:,} assigned and "
+            f"{each['freed']:,} freed on this day"
+            for table, each in sorted(changing.items(), key=lambda item: (-item[1]["in_use"], item[0]))
+        ]
+        lines = [_listed("  rows for values: ", rows, "; ")] if rows else []
         before, overflow = {table.name: table.rows for table in self.parent.tables}, self.stats["overflow"]
         new = {t.name: t.rows - before[t.name] + overflow.get(t.name, {}).get("values", 0) for t in self.schema.tables}
-        tables = sorted((t for t in self.schema.tables if new[t.name]), key=lambda t: (-new[t.name], t.name))
+        grown = (t for t in self.schema.tables if new[t.name] and t.name not in changing)
+        tables = sorted(grown, key=lambda t: (-new[t.name], t.name))
         counts = [f"{t.name} {new[t.name]:,}, {len(t.free_rows):,} of {t.allocated_rows:,}" for t in tables]
-        return [_listed("  new values, free rows: ", counts, "; ") if counts else "  no new value"]
+        lines += [_listed("  new values, free rows: ", counts, "; ")] if counts else []
+        return lines or ["  no new value"]
 
     def _drift(self) -> list[str]:
         """Return a line on the column whose population stability index (PSI) exceeds twice its `chance` by most.

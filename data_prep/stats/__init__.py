@@ -36,6 +36,8 @@ weighted. `stats.json` has these keys:
     overflow.<table>           for tables with more values in train than rows: values (without a row of their own),
                                limit (values with a row of their own), handling: "row 0", or "hashed" into rows
                                reserved for that
+    table_rows.<table>         of an appended day, for tables with `admit` or `expire`: in_use and free (rows for values
+                               after the day), assigned and freed (rows on the day); else there is no such key
     source                     [{table, file, rows, bytes, ...}] of each raw file
 
 If the split assigns whole groups of rows, `chance` counts groups, and there is a key `groups`: `by` (the expression),

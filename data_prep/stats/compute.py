@@ -28,6 +28,7 @@ def compute(
     names: Mapping[str, Mapping[int, str]] | None = None,
     dropped: Sequence[Mapping[str, Any]] = (),
     overflow: Mapping[str, Mapping[str, Any]] | None = None,
+    table_rows: Mapping[str, Mapping[str, int]] | None = None,
     source: Sequence[Mapping[str, Any]] = (),
     progress: Callable[[str], None] | None = None,
     exact_rows: int = dense.EXACT_ROWS,
@@ -49,6 +50,8 @@ def compute(
         names: Texts for rows of tables without a vocabulary, such as the bounds of a bucket, by table and row.
         dropped: Entries `{split, rows, reason}` for the key `dropped`.
         overflow: Entries `{values, limit, handling}` for the key `overflow`, by table.
+        table_rows: Entries `{in_use, free, assigned, freed}` for the key `table_rows`, by table; without entries, there
+            is no such key.
         source: Entries for the key `source`, one for each raw file.
         progress: Callback that gets the name of the next step.
         exact_rows: Dense values are not rounded if no split has more rows than this.
@@ -104,6 +107,8 @@ def compute(
         "overflow": {table: dict(entry) for table, entry in sorted((overflow or {}).items())},
         "source": [dict(entry) for entry in source],
     }
+    if table_rows:
+        stats["table_rows"] = {table: dict(entry) for table, entry in sorted(table_rows.items())}
     if groups is not None:
         stats["groups"] = groups.to_json()
     if json_texts:

@@ -31,13 +31,27 @@ def add_counts(table: CountedTable, earlier: ir.Table, later: ir.Table, day: int
     """
     rates = table.rates.values()
     first_kept = day - max(rate.delay_days + (rate.window_days or 0) for rate in rates)
+    return merge_counts(earlier, later, first_kept, adds_up=any(rate.window_days is None for rate in rates))
+
+
+def merge_counts(earlier: ir.Table, later: ir.Table, first_day: int, *, adds_up: bool) -> ir.Table:
+    """Return the sums of earlier and later counts by key and day, for the days from `first_day` on.
+
+    Args:
+        earlier: Counts by key and day: the columns of `later`.
+        later: Columns of the key, `COUNTED_DAY`, and columns of counts, in this order.
+        first_day: First day, in days from 1970-01-01.
+        adds_up: True to add up the counts of all days before the first one: each key gets one row with their sums, on
+            the day before the first one. False to leave these days out.
+    """
     rows = ibis.union(earlier.select(later.columns), later, distinct=False)
-    if any(rate.window_days is None for rate in rates):
-        rows = rows.mutate(**{COUNTED_DAY: ibis.greatest(rows[COUNTED_DAY], ibis.literal(first_kept - 1, "int64"))})
+    if adds_up:
+        rows = rows.mutate(**{COUNTED_DAY: ibis.greatest(rows[COUNTED_DAY], ibis.literal(first_day - 1, "int64"))})
     else:
-        rows = rows.filter(rows[COUNTED_DAY] >= first_kept)
-    stored = [column for rate in rates for column in rate.stored_columns]
-    return rows.group_by([*table.key_columns, COUNTED_DAY]).aggregate(**{name: rows[name].sum() for name in stored})
+        rows = rows.filter(rows[COUNTED_DAY] >= first_day)
+    counts = later.columns[later.columns.index(COUNTED_DAY) + 1 :]
+    keys = [column for column in later.columns if column not in counts]
+    return rows.group_by(keys).aggregate(**{name: rows[name].sum() for name in counts})
 
 
 def zero_counts(rows: ir.Table, table: CountedTable) -> ir.Table:

@@ -16,7 +16,7 @@ import ibis.expr.types as ir
 from data_prep.engines.base import Engine
 from data_prep.engines.look_up import LookupTable
 from data_prep.sources.files import POSITION, RawTable
-from data_prep.transforms.columns import LOG_ROW_COUNT
+from data_prep.transforms.columns import DAY, LOG_ROW_COUNT
 from data_prep.transforms.encode import encode_features
 from data_prep.transforms.expression_scope import BROKEN, SIDE_ROW, readable_columns
 from data_prep.transforms.features import build_bag
@@ -97,7 +97,7 @@ def _first_broken(i: int, values: Mapping[str, ir.Value], resolved: Resolved) ->
 
 
 def training_bags(
-    engine: Engine, sides: Mapping[str, ir.Table], train: ir.Table, resolved: Resolved
+    engine: Engine, sides: Mapping[str, ir.Table], train: ir.Table, resolved: Resolved, *, by_day: bool = False
 ) -> dict[str, ir.Table]:
     """Return the bags of side tables that occur in training rows, from which vocabularies are counted.
 
@@ -106,15 +106,19 @@ def training_bags(
         sides: Side tables by name.
         train: Derived training rows.
         resolved: Configuration with its expressions.
+        by_day: True to count the training rows of each day apart. A row of a side table then gives a row for each day,
+            in the column `DAY`.
 
     Returns:
         By name of the bag feature, the rows of `select_bags` of its side table, with the number of training rows that
         are joined to each in the column `LOG_ROW_COUNT`.
     """
+    keys = [POSITION, *([DAY] if by_day else [])]
     bags: dict[str, ir.Table] = {}
     for name, table in sides.items():
         if features := bag_features(name, table, resolved):
-            by_side_row = train.select(**{POSITION: _side_position(name, train)}).group_by(POSITION)
+            days = {DAY: train[DAY]} if by_day else {}
+            by_side_row = train.select(**{POSITION: _side_position(name, train)}, **days).group_by(keys)
             row_counts = engine.materialize(
                 f"met_{name}", by_side_row.aggregate(**{LOG_ROW_COUNT: ibis._.count().cast("int64")})
             )

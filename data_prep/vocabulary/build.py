@@ -4,6 +4,12 @@ The values of a column in the training rows are counted and numbered by their fr
 is written to `vocab/<table>.parquet` with the columns `raw`, `row` and `count`, and is opened as a table to join with.
 Features that share an embedding table share a vocabulary.
 
+On an appended day, the values of the parent's vocabulary keep their rows, and new values get the lowest rows that are
+free. A vocabulary of an appended day has one column more, `day`: the day on which the row was assigned to its value, in
+days from 1970-01-01; it is null if the day is not known. If the configuration of the table has `admit` or `expire`,
+`turnover.py` decides which values get rows and which lose them. A row whose value has lost it keeps its place, with a
+null `raw`, until another value gets it. So the place of an entry in the file is always its row.
+
 Row 0 stands for missing values. A table may have a *capacity*, a fixed number of rows. Values without a row of their
 own are unknown: they share row 0, or are hashed into the last rows of the table if these are set apart (`hash_rows`).
 """
@@ -12,7 +18,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -26,9 +33,11 @@ from data_prep.engines.look_up import LookupTable
 from data_prep.output.parent import Parent
 from data_prep.output.parts import ParquetPartSink
 from data_prep.sources.footers import read_verified_footer
+from data_prep.transforms.arithmetic import date_text
+from data_prep.transforms.columns import DAY
 from data_prep.transforms.list_warnings import warn_of_pieces
 from data_prep.transforms.splits import last_training_day
-from data_prep.vocabulary import numbering
+from data_prep.vocabulary import numbering, turnover
 from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
 from ple_rec.config.schema import VOCAB_DAY, Table
 from ple_rec.errors import DataError, UserError
@@ -56,7 +65,9 @@ class _Vocabulary:
         spec: Configuration of the table.
         features: Features that share the table.
         kind: Type of the values.
-        parent_rows: Number of values of the parent dataset's vocabulary, which keep their rows; 0 without a parent.
+        parent_rows: Number of rows of the parent dataset's vocabulary; 0 without a parent.
+        parent_values: Number of these rows that belong to a value; the others are free.
+        kept_values: Number of values that keep their rows; that of `parent_values` until it is decided which expire.
         limit: Largest number of values with a row of their own.
     """
 
@@ -65,6 +76,8 @@ class _Vocabulary:
     features: tuple[SparseSpec, ...]
     kind: pa.DataType
     parent_rows: int
+    parent_values: int
+    kept_values: int
     limit: int
 
     @property
@@ -81,6 +94,7 @@ class Vocabularies:
         config: Configuration of the preparation.
         folder: Folder `vocab/` of the dataset; complete files that a stopped run has left are used.
         parent: Dataset to which a day is appended, and whose ids the day keeps; None if no day is appended.
+        weight: Number of rows of the log for which each training row stands; more than 1 for a sample of the log.
 
     Attributes:
         names: Names of the tables that have a vocabulary.
@@ -88,10 +102,14 @@ class Vocabularies:
         lookup_tables: Vocabularies to join with, by table.
         overflow: Overflow of each table with more values than rows: the number of `values` without a row of their own,
             the `limit` of values with one, and the `handling` of the former, "row 0" or "hashed".
+        value_counts: Counts of values by day (`turnover.py`), by table; only of tables with `admit` or `expire`.
+        row_counts: Numbers of rows of the same tables, by table; empty if no day is appended.
     """
 
-    def __init__(self, engine: Engine, config: PrepConfig, folder: Path, parent: Parent | None) -> None:
-        self.engine, self.config, self.folder, self.parent = engine, config, folder, parent
+    def __init__(
+        self, engine: Engine, config: PrepConfig, folder: Path, parent: Parent | None, weight: float = 1.0
+    ) -> None:
+        self.engine, self.config, self.folder, self.parent, self.weight = engine, config, folder, parent, weight
         folder.mkdir(exist_ok=True)
         self.names = list(dict.fromkeys(f.table_name for f in config.sparse if not f.bucketised))
         self.tables: dict[str, Table] = {
@@ -99,6 +117,15 @@ class Vocabularies:
         }
         self.lookup_tables: dict[str, LookupTable] = {}
         self.overflow: dict[str, dict[str, int | str]] = {}
+        self.value_counts: dict[str, ir.Table] = {}
+        self.row_counts: dict[str, turnover.RowCounts] = {}
+
+    @cached_property
+    def day(self) -> int:
+        """Last training day, in days from 1970-01-01."""
+        day = last_training_day(self.config)
+        assert day is not None  # Only a split by day has a parent, or tables with `admit` or `expire`.
+        return day
 
     def path(self, table: str) -> Path:
         """Return the path of the vocabulary of a table."""
@@ -111,22 +138,28 @@ class Vocabularies:
             train: Training rows, as a view of the engine.
             rows: Number of the training rows.
             bags: Rows of side tables, by the bag feature that is read from them. The column `LOG_ROW_COUNT` holds the
-                number of training rows to which a row of the side table is joined.
+                number of training rows to which a row of the side table is joined: those of the day in the column
+                `DAY` if values of a table are counted by day.
             advance: Callback that gets the number of tables that have just been counted.
 
         Raises:
             UserError: Features of several types share a table.
             DataError: A table would have more rows than an int32 can count, or values of another type than in the
-                parent dataset.
+                parent dataset; or all its values expire, and no value is new.
         """
         features: dict[str, list[SparseSpec]] = {name: [] for name in self.names}
         for feature in self.config.sparse:
             if not feature.bucketised:
                 features[feature.table_name].append(feature)
-        # Vocabularies that one query counts have values of one type, and all or none of them read side tables.
+        # Vocabularies that one query counts have values of one type, and all or none of them read side tables. Values
+        # of a vocabulary in `by_day` are counted by a query of its own.
         by_type: dict[tuple[pa.DataType, bool], list[_Vocabulary]] = {}
+        by_day: list[_Vocabulary] = []
         for name in self.names:
             vocabulary = self._plan_vocabulary(name, features[name], train)
+            if vocabulary.spec.counted_days:  # Their counts are written later, so a run that goes on needs them again.
+                by_day.append(vocabulary)
+                continue
             footer = read_verified_footer(self.path(name))
             # A full vocabulary is counted again for `overflow`, since its file does not hold the values without a row.
             if footer is None or (vocabulary.has_fixed_size and footer.num_rows == vocabulary.limit):
@@ -134,20 +167,21 @@ class Vocabularies:
                     vocabulary
                 )
         batch_size = max(1, min(_MAX_VOCABULARIES_PER_QUERY, _MAX_VALUES_PER_QUERY // max(rows, 1)))
-        for group in by_type.values():
-            for first in range(0, len(group), batch_size):
-                self._write_batch(group[first : first + batch_size], train, bags)
-                advance(len(group[first : first + batch_size]))
+        batches = [
+            group[first : first + batch_size]
+            for group in by_type.values()
+            for first in range(0, len(group), batch_size)
+        ]
+        for batch in [*batches, *([vocabulary] for vocabulary in by_day)]:
+            self._write_batch(batch, train, bags)
+            advance(len(batch))
         for name in self.names:
             self._add_written(name, features[name], rows)
 
     def _plan_vocabulary(self, table: str, features: list[SparseSpec], train: ir.Table) -> _Vocabulary:
         """Return the plan of the vocabulary of a table, and refuse values of another type than in the parent."""
-        spec, kind, parent_rows = (
-            self.config.tables.get(table, TableSpec()),
-            self._value_type(table, features, train),
-            0,
-        )
+        spec, kind = self.config.tables.get(table, TableSpec()), self._value_type(table, features, train)
+        parent_rows = parent_values = 0
         _, allocated = self._capacity(table)
         if self.parent is not None:
             old_kind = pq.read_schema(self.parent.vocabularies[table]).field("raw").type
@@ -158,8 +192,9 @@ class Vocabularies:
                     "an appended day keeps every column's type",
                     "write the day's files with the types of the first days",
                 )
-            parent_rows = pq.read_metadata(self.parent.vocabularies[table]).num_rows
-        return _Vocabulary(table, spec, tuple(features), kind, parent_rows, allocated - spec.hash_rows - 1)
+            parent_rows, parent_values = turnover.count_rows(self.parent.vocabularies[table])
+        limit = allocated - spec.hash_rows - 1
+        return _Vocabulary(table, spec, tuple(features), kind, parent_rows, parent_values, parent_values, limit)
 
     def _capacity(self, table: str) -> tuple[int | None, int]:
         """Return the capacity of a table, or None if it has none, and the largest number of rows that it may have."""
@@ -192,6 +227,9 @@ class Vocabularies:
             )
         if capacity is None and spec.hash_rows:
             capacity = used_rows + spec.hash_rows
+        if self.parent is not None and spec.counted_days:
+            files = self.path(table), self.parent.vocabularies[table]
+            self.row_counts[table] = turnover.RowCounts.of_files(*files, self.day, limit)
         self.tables[table] = Table(name=table, rows=used_rows, capacity=capacity, hash_rows=spec.hash_rows)
         self.lookup_tables[table] = self._lookup_table(table, footer, rows)
 
@@ -221,43 +259,40 @@ class Vocabularies:
 
         The column `PART` holds the index of the vocabulary in `batch` that a row belongs to.
         """
-        columns = [f"raw__{f.name}" for vocabulary in batch for f in vocabulary.features if f.name not in side_bags]
-        rows = self.engine.select_columns(train, columns) if columns else train
-        # Without stored rows, the engine would plan all columns of `train` again for each vocabulary.
-        if columns and len(batch) > 1:
-            rows = self.engine.materialize("values", rows)
-        values = []
-        for vocabulary in batch:
-            singles = [f"raw__{f.name}" for f in vocabulary.features if not f.bag]
-            bags = [f"raw__{f.name}" for f in vocabulary.features if f.bag and f.name not in side_bags]
-            sides = {f"raw__{f.name}": side_bags[f.name] for f in vocabulary.features if f.name in side_bags}
-            values.append(numbering.collect_values(rows, singles, bags, sides))
-        counts = numbering.count_values(
-            numbering.union_vocabularies(values), [vocabulary.spec.min_count for vocabulary in batch]
-        )
-        known = None
-        if self.parent is not None:
-            known = numbering.union_vocabularies(
-                [
-                    numbering.with_days(self.engine.read([self.parent.vocabularies[vocabulary.table]]))
-                    for vocabulary in batch
-                ]
-            )
-            counts = numbering.new_values(counts, known)
+        values, known = self._collect_values(batch, train, side_bags), self._known_values(batch)
+        freed_rows = 0
+        if batch[0].spec.counted_days:
+            counts, known = self._turn_over(batch[0], values[0], known)
+            if known is not None:
+                batch = [replace(batch[0], kept_values=self._count_values(known))]
+                freed_rows = batch[0].parent_rows - batch[0].kept_values
+        else:
+            min_counts = [vocabulary.spec.min_count for vocabulary in batch]
+            counts = numbering.count_values(numbering.union_vocabularies(values), min_counts)
+            if known is not None:
+                counts = numbering.new_values(counts, known)
         if any(vocabulary.has_fixed_size for vocabulary in batch):
             counts = self.engine.materialize("counts", counts)
-            self._warn_of_overflow(batch, counts)
+            self._check_sizes(batch, counts)
         missing = [part for part, vocabulary in enumerate(batch) if not self.path(vocabulary.table).exists()]
         if not missing:
             return
-        numbered = numbering.assign_rows(counts, last_rows=[vocabulary.parent_rows for vocabulary in batch])
-        columns = [("raw", batch[0].kind), ("row", pa.int32()), ("count", pa.int64())]
+        if known is not None and freed_rows:
+            freed = known.filter(known["raw"].isnull())
+            numbered = numbering.assign_freed_rows(counts, freed, freed_rows, batch[0].parent_rows)
+        else:
+            numbered = numbering.assign_rows(counts, last_rows=[vocabulary.parent_rows for vocabulary in batch])
         if any(vocabulary.has_fixed_size for vocabulary in batch):
             limits = [vocabulary.limit if vocabulary.has_fixed_size else MAX_ROWS for vocabulary in batch]
             numbered = numbered.filter(numbered["row"] <= numbering.per_vocabulary(numbered, limits))
+        schema = [("raw", batch[0].kind), ("row", pa.int32()), ("count", pa.int64())]
+        if known is not None or batch[0].spec.counted_days:
+            numbered = numbered.mutate(**{VOCAB_DAY: ibis.literal(self.day, "int32")})
+            schema.append((VOCAB_DAY, pa.int32()))
         if known is not None:
-            numbered = numbered.mutate(**{VOCAB_DAY: ibis.literal(last_training_day(self.config), "int32")})
-            columns.append((VOCAB_DAY, pa.int32()))
+            if freed_rows:
+                numbered = self.engine.materialize("numbered", numbered)
+                known = known.anti_join(numbered, "row")
             numbered = ibis.union(known.select(numbered.columns), numbered, distinct=False)
         if len(batch) == 1:
             numbered = numbered.mutate(**{PART: ibis.literal(0, "int32")})
@@ -265,7 +300,7 @@ class Vocabularies:
             numbered = numbered.filter(numbered[PART].isin(missing))
         sink = ParquetPartSink(
             folder=self.folder,
-            schema=pa.schema(columns),
+            schema=pa.schema(schema),
             fingerprint=None,
             dictionary_columns=(),
             row_group_rows=ROW_GROUP_ROWS,
@@ -274,6 +309,57 @@ class Vocabularies:
         written = {file.part for file in self.engine.write_parts(numbered, ["row"], sink)}
         for part in set(missing) - written:
             sink.write_empty(part)
+
+    def _collect_values(
+        self, batch: Sequence[_Vocabulary], train: ir.Table, side_bags: Mapping[str, ir.Table]
+    ) -> list[ir.Table]:
+        """Return the values of each vocabulary in the training rows, with their days if they are counted by day."""
+        columns = [f"raw__{f.name}" for vocabulary in batch for f in vocabulary.features if f.name not in side_bags]
+        others = [DAY] if batch[0].spec.counted_days else []
+        rows = self.engine.select_columns(train, [*columns, *others]) if columns else train
+        # Without stored rows, the engine would plan all columns of `train` again for each vocabulary.
+        if columns and len(batch) > 1:
+            rows = self.engine.materialize("values", rows)
+        values = []
+        for vocabulary in batch:
+            singles = [f"raw__{f.name}" for f in vocabulary.features if not f.bag]
+            bags = [f"raw__{f.name}" for f in vocabulary.features if f.bag and f.name not in side_bags]
+            sides = {f"raw__{f.name}": side_bags[f.name] for f in vocabulary.features if f.name in side_bags}
+            values.append(numbering.collect_values(rows, singles, bags, sides, others))
+        return values
+
+    def _known_values(self, batch: Sequence[_Vocabulary]) -> ir.Table | None:
+        """Return the vocabularies of the parent; None without a parent."""
+        if self.parent is None:
+            return None
+        files = [self.parent.vocabularies[vocabulary.table] for vocabulary in batch]
+        return numbering.union_vocabularies([numbering.with_days(self.engine.read([file])) for file in files])
+
+    def _turn_over(
+        self, vocabulary: _Vocabulary, values: ir.Table, known: ir.Table | None
+    ) -> tuple[ir.Table, ir.Table | None]:
+        """Count the values of a vocabulary by day, and decide which of them get rows and which lose them.
+
+        Returns:
+            New values with their counts, and the vocabulary of the parent, in which the rows of expired values are
+            free; None without a parent.
+        """
+        table, spec = vocabulary.table, vocabulary.spec
+        counts = turnover.count_by_day(values, self.weight)
+        if self.parent is None or known is None:
+            counts = self.engine.materialize(f"value_counts_{table}", counts)
+            self.value_counts[table] = turnover.latest_days(spec, counts, self.day)
+            return turnover.total_counts(counts, spec.min_count), None
+        earlier = self.engine.read([self.parent.value_counts[table]])
+        counts = turnover.add_day(spec, earlier, counts, self.day)
+        self.value_counts[table] = counts = self.engine.materialize(f"value_counts_{table}", counts)
+        known = self.engine.materialize("known", turnover.expire_values(spec, known, counts, self.day))
+        return numbering.new_values(turnover.admitted_values(spec, counts, self.day), known), known
+
+    def _count_values(self, known: ir.Table) -> int:
+        """Return the number of rows of a vocabulary that belong to a value."""
+        (result,) = self.engine.fetch(known.aggregate(values=known["raw"].count())).to_pylist()
+        return int(result["values"])
 
     def _warn_of_pieces(self, feature: SparseSpec) -> None:
         """Warn if values of a bag look like pieces of printed lists."""
@@ -297,14 +383,34 @@ class Vocabularies:
             )
         return pa.string() if next(iter(kinds.values())).is_string() else pa.int64()
 
-    def _warn_of_overflow(self, batch: Sequence[_Vocabulary], counts: ir.Table) -> None:
-        """Record and report the tables that have too few rows for their values."""
+    def _check_sizes(self, batch: Sequence[_Vocabulary], counts: ir.Table) -> None:
+        """Record and report the tables that have too few rows for their values, and refuse a table that gets empty.
+
+        Args:
+            batch: Vocabularies.
+            counts: Values without a row, with `PART` if there are several vocabularies.
+        """
         part = counts[PART] if PART in counts.columns else ibis.literal(0, "int32")
         totals = self.engine.fetch(counts.group_by(part=part).aggregate(values=counts.count())).to_pydict()
         new = dict(zip(totals["part"], totals["values"], strict=True))
         for i, vocabulary in enumerate(batch):
-            if vocabulary.has_fixed_size and (excess := vocabulary.parent_rows + new.get(i, 0) - vocabulary.limit) > 0:
+            values = vocabulary.kept_values + new.get(i, 0)
+            if vocabulary.parent_values and not values:
+                self._refuse_empty(vocabulary)
+            if vocabulary.has_fixed_size and (excess := values - vocabulary.limit) > 0:
                 self._report_overflow(vocabulary, excess)
+
+    def _refuse_empty(self, vocabulary: _Vocabulary) -> None:
+        expire = vocabulary.spec.expire
+        assert expire is not None  # Values do not lose their rows otherwise.
+        first, last = date_text(self.day - expire.unseen_days + 1), date_text(self.day)
+        raise DataError(
+            f"tables.{vocabulary.table}.expire",
+            f"none of the {vocabulary.parent_values:,} values occurs in a training row of {first} to {last}, and no "
+            "value is new",
+            "an expiry leaves a table some of its values",
+            f"check {', '.join(f.name for f in vocabulary.features)} in the logs of these days, or raise unseen_days",
+        )
 
     def _report_overflow(self, vocabulary: _Vocabulary, excess: int) -> None:
         hash_rows = vocabulary.spec.hash_rows

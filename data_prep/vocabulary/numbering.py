@@ -20,7 +20,11 @@ from ple_rec.config.schema import VOCAB_DAY
 
 
 def collect_values(
-    rows: ir.Table, singles: Sequence[str], bags: Sequence[str], sides: Mapping[str, ir.Table] | None = None
+    rows: ir.Table,
+    singles: Sequence[str],
+    bags: Sequence[str],
+    sides: Mapping[str, ir.Table] | None = None,
+    others: Sequence[str] = (),
 ) -> ir.Table:
     """Return the values of several columns as one column `raw`, without missing values.
 
@@ -30,13 +34,14 @@ def collect_values(
         bags: Names of columns of `rows` that hold lists.
         sides: Rows of side tables by name of a column of lists. Their column `LOG_ROW_COUNT` holds the number of log
             rows to which each row is joined. With side tables, the result has this column, too.
+        others: Names of other columns of all these tables, such as the day, that the result has, too.
     """
-    tables = [rows.select(raw=rows[column]) for column in singles]
-    tables += [rows.select(raw=rows[column]).unnest("raw") for column in bags]
+    tables = [rows.select(*others, raw=rows[column]) for column in singles]
+    tables += [rows.select(*others, raw=rows[column]).unnest("raw") for column in bags]
     if sides:
         tables = [table.mutate(**{LOG_ROW_COUNT: ibis.literal(1, "int64")}) for table in tables]
         tables += [
-            table.select(LOG_ROW_COUNT, raw=table[column]).unnest("raw").select("raw", LOG_ROW_COUNT)
+            table.select(*others, LOG_ROW_COUNT, raw=table[column]).unnest("raw").select(*others, "raw", LOG_ROW_COUNT)
             for column, table in sides.items()
         ]
     values = tables[0] if len(tables) == 1 else ibis.union(*tables, distinct=False)
@@ -90,6 +95,22 @@ def assign_rows(counts: ir.Table, last_rows: Sequence[int] = (0,)) -> ir.Table:
     order = ibis.window(group_by=keys, order_by=[counts["count"].desc(), counts["raw"].asc()])
     row = ibis.least(ibis.row_number().over(order) + (per_vocabulary(counts, last_rows) + 1), MAX_ROWS).cast("int32")
     return counts.select("raw", *keys, row=row, count=counts["count"])
+
+
+def assign_freed_rows(counts: ir.Table, freed: ir.Table, freed_rows: int, last_row: int) -> ir.Table:
+    """Assign rows to the values of one vocabulary as `assign_rows` does, but its freed rows first, in ascending order.
+
+    Args:
+        counts: Columns `raw` and `count`.
+        freed: Rows of the vocabulary without a value, in the column `row`.
+        freed_rows: Number of these rows.
+        last_row: Last row of the vocabulary.
+    """
+    numbered = assign_rows(counts)  # The values get the numbers 1, 2, ... in the order in which rows are assigned.
+    numbers = freed.select(freed_row=freed["row"], number=ibis.row_number().over(order_by=freed["row"]) + 1)
+    joined = numbered.left_join(numbers, numbered["row"] == numbers["number"])
+    later_row = ibis.least(joined["row"].cast("int64") + (last_row - freed_rows), MAX_ROWS).cast("int32")
+    return joined.select("raw", row=joined["freed_row"].fill_null(later_row).cast("int32"), count=joined["count"])
 
 
 def new_values(counts: ir.Table, known: ir.Table) -> ir.Table:

@@ -206,6 +206,15 @@ class PrepConfig(Config):
         return counted_tables(self.rates)
 
     @property
+    def value_tables(self) -> dict[str, str]:
+        """Tables in which the values of an embedding table with `admit` or `expire` are counted by day.
+
+        The key is the name of the embedding table, the value the name of the counted table. Names of the counted tables
+        of rates begin with `by_`, so they differ from all of these.
+        """
+        return {name: f"values_of_{name}" for name, spec in self.tables.items() if spec.counted_days}
+
+    @property
     def dense_features(self) -> tuple[DenseSpec, ...]:
         """Dense features: those of `dense`, then those of the rates."""
         tables = {i: table.name for table in self.counted_tables.values() for i in table.rates}
@@ -275,6 +284,11 @@ class PrepConfig(Config):
                 )
             elif table in buckets:
                 problems.append(f"tables.{table}: a bucketised feature has no vocabulary; drop it")
+            elif table in self.value_tables and not isinstance(self.split, DaySplit | HeldOutSplit):
+                problems.append(
+                    f"tables.{table}: admit and expire decide on days that --append adds, which needs a split by day; "
+                    'set split.by = "day", or drop them'
+                )
         for feature in self.sparse:
             if feature.table in buckets:
                 problems.append(f"sparse {feature.name!r}: table {feature.table!r} belongs to a bucketised feature")

@@ -18,6 +18,21 @@ MAX_ROWS = 2**31 - 1  # Ids of an embedding table are int32.
 MAX_WIDTH = 65_536  # Greatest number of components of a vector.
 
 
+class AdmissionSpec(Config):
+    """Condition on which a value without a row gets one on an appended day, if a row is free."""
+
+    count: PositiveInt = Field(description="training rows of these days that have the value, at least")
+    days: PositiveInt = Field(description="number of days, of which the appended day is the last")
+
+
+class ExpirySpec(Config):
+    """Condition on which a value loses its row on an appended day, so that another value can get the row."""
+
+    unseen_days: PositiveInt = Field(
+        description="number of days, of which the appended day is the last, without a training row that has the value"
+    )
+
+
 class TableSpec(Config):
     """Embedding table and the vocabulary of its rows."""
 
@@ -34,6 +49,17 @@ class TableSpec(Config):
         description="row of a value that is not in the vocabulary; unknown: row 0; hash: one of the last `hash_rows`",
     )
     hash_rows: NonNegativeInt = Field(0, description="rows for hashed values at the end of the table; part of capacity")
+    admit: AdmissionSpec | None = Field(
+        None,
+        exclude_if=lambda admit: admit is None,
+        description="values that get a row on a day that --append adds; default: those that occur `min_count` times in "
+        "the training rows of that day",
+    )
+    expire: ExpirySpec | None = Field(
+        None,
+        exclude_if=lambda expire: expire is None,
+        description="values that lose their row on a day that --append adds; default: none",
+    )
 
     @model_validator(mode="after")
     def _hash_needs_rows(self) -> TableSpec:
@@ -42,6 +68,29 @@ class TableSpec(Config):
         if self.capacity is not None and self.hash_rows >= self.capacity:
             raise ValueError(f"hash_rows = {self.hash_rows} leave no row of capacity = {self.capacity}")
         return self
+
+    @model_validator(mode="after")
+    def _admission_fits(self) -> TableSpec:
+        problems = []
+        if self.admit is not None and self.min_count > self.admit.count:
+            problems.append(
+                f"min_count = {self.min_count} leaves out values on the first days that admit.count = "
+                f"{self.admit.count} admits on the next; lower min_count, or raise admit.count"
+            )
+        if self.admit is not None and self.expire is not None and self.expire.unseen_days < self.admit.days:
+            problems.append(
+                f"expire.unseen_days = {self.expire.unseen_days} is less than admit.days = {self.admit.days}, so a "
+                "value could expire and be admitted on the same day; raise unseen_days, or lower admit.days"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def counted_days(self) -> int:
+        """Number of latest days whose training rows are counted by value; 0 without `admit` and `expire`."""
+        admission_days = 0 if self.admit is None else self.admit.days
+        return max(admission_days, 0 if self.expire is None else self.expire.unseen_days)
 
 
 class FeatureSpec(Config):

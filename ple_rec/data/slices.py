@@ -179,8 +179,8 @@ def raw_values(file: Location, rows: Sequence[int]) -> dict[int, Any]:
     if not file.exists():
         return {}
     try:
-        wanted = pc.field("row").isin(list(rows)) & pc.field("raw").is_valid()
-        table = pq.read_table(local_copy(file), columns=["raw", "row"], filters=wanted)
+        condition = pc.field("row").isin(list(rows)) & pc.field("raw").is_valid()
+        table = pq.read_table(local_copy(file), columns=["raw", "row"], filters=condition)
         return dict(zip(table["row"].to_pylist(), _plain_values(table["raw"]), strict=True))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _bad_vocabulary(file, f"unreadable ({error})") from error
