@@ -160,7 +160,7 @@ def load_table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table
     with process_group(config.runtime):
         load_state(path, {"model": {f"embeddings.embedding_bags.{table}.weight": rows_RD}})
     for row_R, source_R in unknown_sources(dataset, _trained_dataset(path), [table]).values():
-        rows_RD[row_R] = rows_RD[source_R]
+        rows_RD[torch.from_numpy(row_R)] = rows_RD[torch.from_numpy(source_R)]
     return rows_RD
 
 

@@ -45,6 +45,8 @@ _METRICS = ("tests/metrics",)
 _STORE = ("tests/checkpoint/test_store.py",)
 _RESUME = ("tests/training/test_resume.py",)
 _SHARDING = ("tests/distributed/test_sharding.py", "tests/distributed/test_table_init.py")
+_OVERWRITE = ("tests/distributed/test_table_overwrite.py",)
+_NEW_ROWS = ("tests/training/test_new_rows.py",)
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _RANKER = ("tests/inference/test_ranker.py",)
@@ -260,6 +262,41 @@ FAULTS: tuple[Fault, ...] = (
         "first_row=row, first_column=column",
         "first_row=0, first_column=column",
         _SHARDING,
+    ),
+    Fault(
+        "a row that is reset keeps the state of its optimizer",
+        "ple_rec/distributed/table_overwrite.py",
+        "piece.tensor[local_N] = 0",
+        "piece.tensor[local_N] += 0",
+        _OVERWRITE,
+    ),
+    Fault(
+        "only the first column shard of row-wise Adagrad's state is reset",
+        "ple_rec/distributed/table_overwrite.py",
+        "piece.metadata.shard_offsets[0] % origins[table].rows",
+        "piece.metadata.shard_offsets[0]",
+        _OVERWRITE,
+    ),
+    Fault(
+        "an unknown value of a table with hash rows is read as row 0",
+        "ple_rec/data/unknown_rows.py",
+        "if not table.hash_rows or not len(row_R):",
+        "if True:",
+        ("tests/data/test_unknown_rows.py",),
+    ),
+    Fault(
+        "a warm start draws new rows with the seed of the new run",
+        "ple_rec/training/warm_start.py",
+        "warm_start.dataset, table_origins(context, warm_start)",
+        "warm_start.dataset, table_origins(context, None)",
+        _NEW_ROWS,
+    ),
+    Fault(
+        "an evaluation on a newer dataset reads rows that were not trained for their values",
+        "ple_rec/training/trained.py",
+        "read_new_rows_as_unknown(context, state, _trained_dataset(path))",
+        "read_new_rows_as_unknown(context, state, context.dataset.schema.fingerprint)",
+        _NEW_ROWS,
     ),
     Fault(
         "the features of a sharded model stand in the order of its plan",
