@@ -30,6 +30,7 @@ from benchmarks.feed import SHARED_FEATURES, write_feed
 from benchmarks.harness import conditions, parser, say, scratch_folder
 from benchmarks.load import LoadResult, post_requests
 from benchmarks.reference import RECIPE, run_overrides
+from ple_rec.config.choices import TablePrecision
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.data.encode import Encoder
@@ -47,13 +48,14 @@ _OURS, _PLAIN = "ple-rec serve, columns", "plain torch + FastAPI, fp32, rows"
 _ADDRESS = re.compile(r"http://127\.0\.0\.1:(\d+)")
 
 
-def export_reference(folder: Path, users: int, dense: Any) -> Path:
+def export_reference(folder: Path, users: int, dense: Any, precision: TablePrecision = "fp32") -> Path:
     """Train the reference model for one step, export it, and return the folder of the exported model.
 
     Args:
         folder: Folder in which dataset, run and exported model are written.
         users: Approximate number of rows of the user table.
         dense: Precision of the dense layers: "fp32", "bf16" or "auto".
+        precision: Precision of the tables.
     """
     write_feed(folder / "data", users, 65_536)
     overrides = run_overrides(
@@ -64,7 +66,8 @@ def export_reference(folder: Path, users: int, dense: Any) -> Path:
         train(config, folder / "run")
     metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
     # The weights are nearly random, so what a lower precision costs in AUC means nothing; these limits allow any cost.
-    options = ExportOptions("fp32", dense, user_features=SHARED_FEATURES, check_rows=2_000, tolerance=1.0, auc_loss=1.0)
+    bounds: dict[str, Any] = {"check_rows": 2_000, "tolerance": 1.0, "auc_loss": 1.0}
+    options = ExportOptions(precision, dense, user_features=SHARED_FEATURES, **bounds)
     export(config, metrics, folder / "run", folder / "model", options)
     return folder / "model"
 
