@@ -635,4 +635,11 @@ FAULTS: tuple[Fault, ...] = (
         'zip(means[way], sorted(means["warm"]), strict=True)]',
         ("tests/benchmarks/test_daily.py",),
     ),
+    Fault(
+        "no user of the day that the benchmark of deltas appends is new",
+        "benchmarks/delta.py",
+        "np.where(i < new, users + i,",
+        "np.where(i < 0, users + i,",
+        ("tests/benchmarks/test_delta.py",),
+    ),
 )
