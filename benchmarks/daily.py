@@ -29,7 +29,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, timedelta
 from functools import partial
-from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -229,8 +228,7 @@ def main() -> None:
             prepare_fresh(args, folder, way, FIRST_LOG_DAYS)
             for day in days[:-1] if way != "once" else ():
                 (prepare_fresh if way == "scratch" else append_day)(args, folder, way, day)
-        # The longest work comes first.
-        work = sorted(product(args.ways, range(args.seeds)), key=lambda each: each[0] != "scratch")
+        work = [(way, seed) for seed in range(args.seeds) for way in args.ways]
         with ProcessPoolExecutor(usable_cores(), get_context("spawn")) as pool:
             results = dict(zip(work, pool.map(partial(run_way, args, folder), work), strict=True))
         qualities = {way: [results[way, seed] for seed in range(args.seeds)] for way in args.ways}
