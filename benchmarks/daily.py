@@ -194,7 +194,7 @@ def rows_lines(folder: Path, ways: Sequence[str], days: Sequence[int]) -> list[s
     columns = [(way, table) for way in ways if way in ("warm", "expire") for table in ("user", "video")]
     if not columns:
         return []
-    rows = [("day", *(f"{way}: {table} used, free, allocated" for way, table in columns))]
+    rows = [("day", *(f"{way}, {table}" for way, table in columns))]
     for day in days:
         cells = []
         for way, table in columns:
@@ -202,7 +202,7 @@ def rows_lines(folder: Path, ways: Sequence[str], days: Sequence[int]) -> list[s
             counts = count_rows(dataset / "vocab" / f"{table}.parquet", load_schema(dataset).table_rows()[table])
             cells.append(", ".join(f"{count:,}" for count in counts))
         rows.append((f"{day}", *cells))
-    return ["", *align_columns(rows)]
+    return ["", "rows of tables after the day: used, free, allocated", *align_columns(rows)]
 
 
 def main() -> None:
