@@ -38,11 +38,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from benchmarks.harness import conditions, parser, say, scratch_folder
 from benchmarks.load import LoadResult, post_requests
 from benchmarks.serve import PATH, export_reference, make_requests, start_server
+from ple_rec.config.load import load_schema
+from ple_rec.config.schema import VOCAB_DIR
+from ple_rec.data.encode import Encoder
 from ple_rec.data.vocabulary_changes import VocabularyChanges
 from ple_rec.inference.delta import (
     DeltaInfo,
@@ -59,6 +63,7 @@ from ple_rec.storage import write_text
 from ple_rec.text import align_columns
 
 _BODIES = 8  # Number of different requests, which the clients send again and again.
+_VOCABULARY_ROWS = 1_000  # Smallest number of rows of a table that gets a vocabulary.
 _CASES = ("none", "delta", "whole")
 _VERSION = re.compile(r'ple_rec_model_info\{[^}]*version="(v[0-9]+)"')
 _POLL_SECONDS, _LIMIT_SECONDS = 0.05, 600.0
@@ -75,6 +80,24 @@ class CaseResult:
 
     turns: list[LoadResult] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+
+
+def add_vocabularies(version: Path) -> None:
+    """Give each large table of the exported version a vocabulary, as tables of real logs have one.
+
+    The reference dataset has none, so the raw value of a row is its number.
+    """
+    schema = load_schema(version)
+    description = json.loads((version / MODEL_FILE).read_text(encoding="utf-8"))
+    used = {table["name"] for table in description["tables"]}
+    for table in schema.tables:
+        if table.name in used and table.rows >= _VOCABULARY_ROWS:
+            rows = np.arange(1, table.rows, dtype=np.int32)
+            columns = {"raw": pa.array(rows, pa.int64()), "row": rows}
+            pq.write_table(pa.table(columns), version / VOCAB_DIR / f"{table.name}.parquet")
+    # An export has the indices of its vocabularies, which this encoder builds.
+    Encoder(version, [feature for feature in schema.sparse if feature.table in used])
+    write_manifest(version)
 
 
 def write_deltas(versions: Path, ranker: Ranker, count: int, share: float) -> int:
@@ -110,10 +133,9 @@ def write_deltas(versions: Path, ranker: Ranker, count: int, share: float) -> in
             if (vocabulary := ranker.arrays.encoder.vocabularies.get(name)) is not None:
                 rows_E = rows_E[(rows_E > 0) & (rows_E <= len(vocabulary))]
                 values_E = pa.array(vocabulary.values(rows_E.tolist()))
-                if len(rows_E):
-                    moved_E = values_E.take(pa.array(np.roll(np.arange(len(rows_E)), 1)))
-                    moved = VocabularyChanges(rows_E, moved_E, values_E)
-                    write_vocabulary_changes(folder / "vocab" / vocabulary_changes_file(name), moved)
+                moved_E = values_E.take(pa.array(np.roll(np.arange(len(rows_E)), 1)))
+                moved = VocabularyChanges(rows_E, moved_E, values_E)
+                write_vocabulary_changes(folder / "vocab" / vocabulary_changes_file(name), moved)
         description["delta"] = vars(DeltaInfo(base.name, manifest_digest(base), (number + 1) * share))
         (folder / MODEL_FILE).write_text(json.dumps(description) + "\n", encoding="utf-8")
         write_manifest(folder)
@@ -193,8 +215,9 @@ def measure(folder: Path, args: argparse.Namespace) -> tuple[dict[str, CaseResul
     """Return the results by case, and the bytes of a whole version and of a delta."""
     count = (args.repeats + 1) * args.versions
     exported = export_reference(folder, args.users, "fp32", "int8")
-    models = copy_models(exported, folder, count + 1)
     version = exported / "versions/v1"
+    add_vocabularies(version)
+    models = copy_models(exported, folder, count + 1)
     ranker = Ranker(version, 1)
     sizes = {"whole": sum(file.stat().st_size for file in version.rglob("*") if file.is_file())}
     sizes["delta"] = write_deltas(models["delta"] / "versions", ranker, count, args.changed)

@@ -44,7 +44,7 @@ from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import Derived
 from data_prep.transforms.vectors import FrozenVectors
 from data_prep.vocabulary.build import Vocabularies
-from data_prep.vocabulary.turnover import RowCounts
+from data_prep.vocabulary.turnover import TableRowCounts
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import FilesConfig, TableSpec
 from ple_rec.config.schema import VOCAB_DAY, Table
@@ -243,7 +243,7 @@ class _SamplePipeline(Pipeline):
         self.ranges = _sample_ranges(raw.log.rows)
         self.scanned = sum(last - first for first, last in self.ranges)
         self.scale = max(self.log.rows / max(self.scanned, 1), 1.0)
-        self.row_counts: Mapping[str, RowCounts] = {}
+        self.row_counts: Mapping[str, TableRowCounts] = {}
         self._scale_min_counts()
 
     @property

@@ -144,6 +144,8 @@ def test_the_slow_commands_print_what_the_page_shows(
     assert len(texts) == 2
     for lines in texts:
         assert lines in [output[: len(lines)] for output in printed], "\n".join(lines)
+    ((line,),) = shown("  rows for values")
+    assert sum(line in output for output in printed) == 1
     metrics = json.loads((here.folder / "runs" / "feed" / "metrics.json").read_text())
     assert metrics["test"]["tasks"]["valid_view"]["auc"] > 0.6
     assert (here.folder / "runs" / "feed-9" / "init_from.json").is_file()

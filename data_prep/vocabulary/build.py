@@ -118,7 +118,7 @@ class Vocabularies:
         self.lookup_tables: dict[str, LookupTable] = {}
         self.overflow: dict[str, dict[str, int | str]] = {}
         self.value_counts: dict[str, ir.Table] = {}
-        self.row_counts: dict[str, turnover.RowCounts] = {}
+        self.row_counts: dict[str, turnover.TableRowCounts] = {}
 
     @cached_property
     def day(self) -> int:
@@ -229,7 +229,7 @@ class Vocabularies:
             capacity = used_rows + spec.hash_rows
         if self.parent is not None and spec.counted_days:
             files = self.path(table), self.parent.vocabularies[table]
-            self.row_counts[table] = turnover.RowCounts.of_files(*files, self.day, limit)
+            self.row_counts[table] = turnover.TableRowCounts.of_files(*files, self.day, limit)
         self.tables[table] = Table(name=table, rows=used_rows, capacity=capacity, hash_rows=spec.hash_rows)
         self.lookup_tables[table] = self._lookup_table(table, footer, rows)
 
@@ -387,7 +387,7 @@ class Vocabularies:
         """Record and report the tables that have too few rows for their values, and refuse a table that gets empty.
 
         Args:
-            batch: Vocabularies.
+            batch: Vocabularies whose values one query has counted.
             counts: Values without a row, with `PART` if there are several vocabularies.
         """
         part = counts[PART] if PART in counts.columns else ibis.literal(0, "int32")

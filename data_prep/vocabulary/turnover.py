@@ -95,7 +95,7 @@ def expire_values(spec: TableSpec, known: ir.Table, counts: ir.Table, day: int) 
 
 
 @dataclass(frozen=True)
-class RowCounts:
+class TableRowCounts:
     """Numbers of rows of an embedding table on an appended day.
 
     Args:
@@ -111,7 +111,7 @@ class RowCounts:
     freed: int
 
     @classmethod
-    def of_files(cls, file: Path, parent_file: Path, day: int, limit: int) -> RowCounts:
+    def of_files(cls, file: Path, parent_file: Path, day: int, limit: int) -> TableRowCounts:
         """Count the rows of a table.
 
         Args:

@@ -41,11 +41,13 @@ def evaluate(run: RunName, /, *, options: EvaluateFlags = EvaluateFlags(), argv:
         check(run, options)
         return run_local_ranks(options.ranks, argv)
     from ple_rec.runs.results import format_results
+    from ple_rec.text.messages import print_messages
     from ple_rec.training.run import evaluate_run
 
-    result = evaluate_run(
-        _run_dir(run), splits=[options.split], checkpoint=options.checkpoint, overrides=options.overrides
-    )
+    with print_messages("stderr" if options.json else "stdout"):
+        result = evaluate_run(
+            _run_dir(run), splits=[options.split], checkpoint=options.checkpoint, overrides=options.overrides
+        )
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(result, indent=1) if options.json else format_results(result, options.split))
     return 0

@@ -99,10 +99,12 @@ def predict(run: RunName, /, *, options: PredictFlags) -> int:
     from ple_rec.inference.model_dir import refuse_exported_model
     from ple_rec.inference.predict.text import format_summary
     from ple_rec.runs.find import find_run
+    from ple_rec.text.messages import print_messages
     from ple_rec.text.plain import json_text
 
     refuse_exported_model(run)
-    result = predict_run(find_run(run), options)
+    with print_messages("stderr"):
+        result = predict_run(find_run(run), options)
     if options.json:
         show(
             json_text(

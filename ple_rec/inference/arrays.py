@@ -92,7 +92,7 @@ class VersionArrays:
         info = DeltaInfo.of_description(description)
         if info is None:
             raise DataError(str(version), "is whole", f"only a delta can be put on {self.version}", EXPORT_AGAIN)
-        check_base(version, info, self.manifest)
+        check_base(version, info, self.version, self.manifest)
         _check_layouts(version, description, self.tables)
         tables = {}
         for table in description["tables"]:

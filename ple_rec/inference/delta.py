@@ -118,30 +118,35 @@ def version_chain(version: Location) -> list[Location]:
                 f"{chain[0].name} has only what differs from it",
                 f"put {info.base} back, or let `latest` name a version that is whole",
             )
-        check_base(chain[0], info, manifest_digest(base))
+        check_base(chain[0], info, base.name, manifest_digest(base))
         chain.insert(0, base)
     return chain
 
 
-def check_base(delta: Location, info: DeltaInfo, manifest: str | None) -> None:
-    """Refuse to apply a delta to a version from which it was not made.
+def check_base(delta: Location, info: DeltaInfo, name: str, manifest: str | None) -> None:
+    """Refuse to put a delta on a version from which it was not made.
 
     Args:
         delta: Folder of the delta.
         info: Entry `delta` of its `model.json`.
-        manifest: SHA-256 of the manifest of the version to which it would be applied; None if that has none.
+        name: Name of the version on which it would be put.
+        manifest: SHA-256 of the manifest of that version; None if it has none yet.
 
     Raises:
         DataError: The delta was made from another version.
     """
     if info.manifest != manifest:
-        has = "no manifest" if manifest is None else f"a manifest with the SHA-256 {manifest[:16]}..."
+        other = f"{name} with {'no manifest' if manifest is None else _manifest_text(manifest)}"
         raise DataError(
             str(delta),
-            f"was made from {info.base} with the manifest {info.manifest[:16]}..., which now has {has}",
+            f"was made from {info.base} with {_manifest_text(info.manifest)}, not from {other}",
             "a delta fits only the version from which it was made",
             "put that version back, or export the delta again, or a whole version",
         )
+
+
+def _manifest_text(digest: str) -> str:
+    return f"the manifest {digest[:16]}..."
 
 
 def changed_rows_file(table: str, precision: TablePrecision) -> str:

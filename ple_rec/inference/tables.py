@@ -336,12 +336,14 @@ class OverlaidTable(StoredTable):
 
     def stored_rows(self, ids_V: Tensor) -> Tensor:
         """Return rows as they are stored."""
-        stored_VP, rows_E = super().stored_rows(ids_V), self.changes.rows_E
+        # NumPy takes half the time of torch here, since a request has few ids of each table.
+        stored_VP, rows_E, ids = super().stored_rows(ids_V), self.changes.rows_E.numpy(), ids_V.numpy()
         if not len(rows_E):
             return stored_VP
-        places_V = torch.searchsorted(rows_E, ids_V).clamp_(max=len(rows_E) - 1)
-        (changed,) = (rows_E[places_V] == ids_V).nonzero(as_tuple=True)
-        stored_VP[changed] = self.changes.stored_EP[places_V[changed]]
+        places_V = np.minimum(rows_E.searchsorted(ids), len(rows_E) - 1)
+        (changed,) = (rows_E[places_V] == ids).nonzero()
+        if len(changed):
+            stored_VP.numpy()[changed] = self.changes.stored_EP.numpy()[places_V[changed]]
         return stored_VP
 
     def pool(self, ids_V: Tensor, offsets_B1: Tensor | None = None, weights_V: Tensor | None = None) -> Tensor:

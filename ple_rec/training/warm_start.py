@@ -171,10 +171,17 @@ def load_warm_start(context: TrainContext, warm_start: WarmStart) -> None:
     Any number of ranks may have written it, as long as column-wise tables have shards of the same widths.
 
     Raises:
-        UserError: The checkpoint is gone, or its column-wise tables have shards of other widths.
+        UserError: The checkpoint is gone, the dataset does not descend from the one that it was trained on, or its
+            column-wise tables have shards of other widths.
         DataError: The checkpoint is damaged, or does not fit.
     """
-    run_on_rank_zero(lambda: _check_shard_widths(context, warm_start))
+
+    def check() -> None:
+        # A run that is resumed before its first checkpoint may have another dataset than the one that it began with.
+        _check_descent(warm_start, context.dataset.path, context.dataset.schema)
+        _check_shard_widths(context, warm_start)
+
+    run_on_rank_zero(check)
     context.optimizers.init_state()
     state = {"model": context.model.state_dict(), "optimizer": context.optimizers.combined.state_dict()}
     load_state(warm_start.path, state)

@@ -61,7 +61,7 @@ hash_rows = 2
 expire = {unseen_days = 2}
 
 [tables.city]
-capacity = 6
+capacity = 8
 admit = {count = 3, days = 4}
 
 [tables.shop]
@@ -183,7 +183,7 @@ def reference_tables() -> dict[str, ReferenceTable]:
         "user_id": ReferenceTable(("user_id",), 13, admit=(2, 3), unseen_days=4),
         "video": ReferenceTable(("video_id", "previous", "history"), None, 2, (4, 2), 2),
         "tag": ReferenceTable(("tags",), 6, unseen_days=2),
-        "city": ReferenceTable(("city",), 5, admit=(3, 4)),
+        "city": ReferenceTable(("city",), 7, admit=(3, 4)),
         "shop": ReferenceTable(("shop",), 29),
     }
 
@@ -210,7 +210,7 @@ def rows_of_day(rng: np.random.Generator, day: int, count: int = 24) -> list[dic
                 "video_id": video(),
                 "previous": video(),
                 "history": [video() for _ in range(int(rng.integers(0, 4)))],
-                "city": f"c{around(0.4, 5)}",
+                "city": f"c{around(0.5, 4)}",
                 "shop": around(0.5, 4),
                 "is_like": int(rng.integers(0, 2)),
             }
@@ -253,6 +253,8 @@ class Chain:
         (raw / "videos.parquet").write_bytes((self.root / "videos.parquet").read_bytes())
         for day in days:
             table = pa.Table.from_pylist(self.days[day]).drop_columns(["day"])
+            users = table["user_id"].cast(pa.int64())  # Also if all of them are null.
+            table = table.set_column(table.column_names.index("user_id"), "user_id", users)
             pq.write_table(table, raw / "log" / f"{day}.parquet")
         return raw
 

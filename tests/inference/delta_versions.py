@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,16 @@ class Days:
         """Return the folder of the same version as a whole one."""
         return self._whole / f"v{number}"
 
-    def add(self, *, whole: bool = False) -> int:
-        """Write the next version as a delta of the last one, or whole, and return its number; `latest` stays."""
+    def add(self, *, whole: bool = False, change: Callable[[Path], None] = lambda _: None) -> int:
+        """Write the next version, and return its number; `latest` stays.
+
+        Args:
+            whole: True for a whole version in place of a delta of the last one.
+            change: Function that changes further files of a whole version.
+        """
         before, self.count = self.count, self.count + 1
         shutil.copytree(self.whole(before), self.whole(self.count))
-        change_version(self.whole(self.count), self.count)
+        change_version(self.whole(self.count), self.count, change)
         if whole:
             shutil.copytree(self.whole(self.count), self.version(self.count))
         else:
@@ -82,7 +87,7 @@ def edit(version: Path) -> Iterator[dict[str, Any]]:
     write_manifest(version)
 
 
-def change_version(version: Path, seed: int) -> None:
+def change_version(version: Path, seed: int, change: Callable[[Path], None]) -> None:
     """Change a tenth of the rows of each table, some values of each vocabulary, and the weights of a whole version."""
     rng = np.random.default_rng(seed)
     with edit(version) as description:
@@ -96,6 +101,7 @@ def change_version(version: Path, seed: int) -> None:
             if vocabulary.exists():
                 _change_vocabulary(vocabulary, table["rows"], seed, rng)
         _scale_weights(version / PROGRAM)
+        change(version)
 
 
 def _change_vocabulary(file: Path, rows: int, seed: int, rng: np.random.Generator) -> None:

@@ -15,13 +15,17 @@ import pytest
 import torch
 
 from ple_rec.errors import DataError
+from ple_rec.inference import remote_model
 from ple_rec.inference.arrays import VersionArrays
-from ple_rec.inference.delta import delta_info, read_changed_rows, version_chain, write_changed_rows
+from ple_rec.inference.delta import delta_info, manifest_digest, read_changed_rows, version_chain, write_changed_rows
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import ChangedRows, StoredTable
+from ple_rec.storage import Remote, location, remove_tree
+from ple_rec.storage.cache import download
 from tests.data_prep.plain_logs import DAY_1
 from tests.inference.delta_versions import Days, edit, values_of
+from tests.object_store import put_folder
 
 Parts = list[dict[str, Any]]
 
@@ -126,6 +130,25 @@ def test_a_version_that_is_copied_anew_is_read_anew(days: Days) -> None:
     assert next(iter(new.arrays.tables.values()))._stored is not next(iter(old.arrays.tables.values()))._stored
 
 
+def test_a_chain_of_another_version_of_the_same_name_is_read_whole(days: Days, tmp_path: Path) -> None:
+    own, old = copied(days, tmp_path), load_ranker(days.version(2), 1)
+    with edit(own.version(2)) as description:
+        description["made_by"] = "another export"
+    with edit(own.version(3)) as description:
+        description["delta"]["manifest"] = manifest_digest(own.version(2))
+    new = load_ranker(own.version(3), 1, older=old)
+    documents = requests(days)
+    assert answers(new, documents) == answers(Ranker(days.whole(3), 1), documents)
+
+
+def copied(days: Days, folder: Path) -> Days:
+    """Return a copy of the model that a test may change."""
+    own = Days.__new__(Days)
+    shutil.copytree(days.model, folder / "model")
+    own.model, own.count = folder / "model", days.count
+    return own
+
+
 def test_the_chain_begins_with_the_whole_version(days: Days) -> None:
     assert version_chain(days.version(3)) == [days.version(i) for i in (1, 2, 3)]
     assert version_chain(days.version(1)) == [days.version(1)]
@@ -134,6 +157,33 @@ def test_the_chain_begins_with_the_whole_version(days: Days) -> None:
     assert info.base == "v1"
     assert 0 < info.share < 0.5
     assert delta_info(days.version(1)) is None
+
+
+def test_each_version_of_a_chain_in_a_store_is_copied_once(
+    days: Days, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+
+    def record(file: Remote, copy: Path, digest: str | None) -> None:
+        copied.append(str(file).removeprefix(f"{address}/versions/").split("/")[0])
+        download(file, copy, digest)
+
+    monkeypatch.setattr(remote_model, "download", record)
+    put_folder(days.model, address.removeprefix("s3://"))
+    versions = location(address) / "versions"
+    old = load_ranker(versions / "v2", 1)
+    assert set(copied) == {"v1", "v2"}
+    copied.clear()
+    new = load_ranker(versions / "v3", 1, older=old)
+    assert set(copied) == {"v3"}
+    assert next(iter(new.arrays.tables.values()))._stored is next(iter(old.arrays.tables.values()))._stored
+    copied.clear()
+    documents = requests(days)
+    assert answers(load_ranker(versions / "v3", 1), documents) == answers(new, documents)
+    assert not copied
+    remove_tree(versions / "v1")
+    with pytest.raises(DataError, match=rf"{address}/versions/v1: is missing; v2 has only what differs from it"):
+        load_ranker(versions / "v3", 1)
 
 
 def remove_base(days: Days) -> None:
@@ -232,7 +282,7 @@ def repeat_a_value(days: Days) -> None:
     ("change", "why"),
     [
         (remove_base, r"v2: is missing; v3 has only what differs from it"),
-        (replace_base, r"v3: was made from v2 with the manifest .*, which now has a manifest with"),
+        (replace_base, r"v3: was made from v2 with the manifest .*, not from v2 with the manifest"),
         (damage_base, r"v2/tables/.*has the SHA-256"),
         (damage_delta, r"v3/tables/.*has the SHA-256"),
         (lose_a_vocabulary, r"v3/vocab/user_id.delta.parquet: unreadable"),
@@ -250,9 +300,7 @@ def repeat_a_value(days: Days) -> None:
 def test_a_version_that_does_not_fit_is_refused(
     days: Days, tmp_path: Path, change: Callable[[Days], None], why: str
 ) -> None:
-    own = Days.__new__(Days)
-    shutil.copytree(days.model, tmp_path / "model")
-    own.model, own.count = tmp_path / "model", days.count
+    own = copied(days, tmp_path)
     change(own)
     with pytest.raises(DataError, match=why):
         load_ranker(own.version(3), 1)
@@ -260,7 +308,7 @@ def test_a_version_that_does_not_fit_is_refused(
 
 def test_a_ranker_takes_only_deltas_of_its_version(days: Days) -> None:
     first = Ranker(days.version(1), 1)
-    with pytest.raises(DataError, match=r"v3: was made from v2 with the manifest"):
+    with pytest.raises(DataError, match=r"v3: was made from v2 with the manifest .*, not from v1 with"):
         first.with_delta(days.version(3))
     with pytest.raises(DataError, match=r"v1: is whole; only a delta can be put on v1"):
         first.with_delta(days.version(1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 import ple_rec
+from ple_rec.cli import main
 from ple_rec.training.run import evaluate_run, train
 from tests.training.growing_feed import CAPACITY, HASH_ROWS, write_feed
 from tests.training.small import small_config
@@ -47,7 +49,7 @@ def values(data: Path, table: str) -> set[Any]:
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
     folder = tmp_path_factory.mktemp("days")
-    *_, older, newer = write_feed(folder, 2, days=DAYS, admission=False)
+    *_, older, newer = write_feed(folder, 2, days=DAYS)
     tables = {"user_id": {"id_dropout": 0.3}, "video_id": {"id_dropout": 0.1}}
     config = {"embeddings": {"dim": 4, "tables": tables}, "train": {"batch_size": 12, "steps": 60, "report_every": 60}}
     train(small_config(older, config | {"table_optimizer": {"learning_rate": 0.5}}), folder / "run")
@@ -69,12 +71,34 @@ def check_scores(days: Days, scores: Any) -> None:
 
 def test_the_newer_dataset_has_new_values(days: Days) -> None:
     """Rows of new values are among those that are compared, and they do not all read the same row."""
-    older = Path(ple_rec.Run(days.run).config.data.path)
-    new = {name: values(days.newer, name) - values(older, name) for name in CAPACITY}
-    for name, each in new.items():
+    for name, each in new_values(days).items():
         is_new = np.array([value in each for value in days.raw_rows[name].to_pylist()])
         assert (is_new & days.comparable).sum() > 2, name
     assert HASH_ROWS == {"user_id": 0, "video_id": 4}
+
+
+def new_values(days: Days) -> dict[str, set[Any]]:
+    older = Path(ple_rec.Run(days.run).config.data.path)
+    return {name: values(days.newer, name) - values(older, name) for name in CAPACITY}
+
+
+def test_the_log_counts_the_rows(days: Days, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = ", ".join(f"{name} {len(new)}" for name, new in new_values(days).items())
+    newer = ["--set", f"data.path={days.newer}"]
+    older = ple_rec.Run(days.run).dataset.fingerprint[:12]
+    unknown = f"rows read as unknown, since dataset {older} does not have their values: {counts}"
+    assert main(["evaluate", str(days.run), *newer]) == 0
+    assert unknown in capsys.readouterr().out.splitlines()
+    for verb in (["evaluate"], ["predict", "--data", str(days.newer), "--out", str(tmp_path / "predictions")]):
+        assert main([verb[0], str(days.run), *verb[1:], *newer, "--json"]) == 0
+        printed = capsys.readouterr()
+        assert unknown in printed.err.splitlines()
+        assert json.loads(printed.out)["checkpoint"]
+    verb = ["train", "--config", f"{days.run}/config.toml", *newer, "--set", "train.steps=2"]
+    assert main([*verb, "--run-dir", str(tmp_path / "next"), "--init-from", str(days.run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"initial weights for rows of values that dataset {older} does not have: {counts}" in lines
+    assert not any(line.startswith("rows read as unknown") for line in lines)
 
 
 def test_predict_scores_the_dataset_as_the_export_scores_its_raw_rows(days: Days) -> None:
@@ -86,11 +110,6 @@ def test_predict_scores_raw_rows_by_the_newer_vocabularies(days: Days) -> None:
     raw = days.raw_rows.drop_columns(["is_like"])
     predictions = ple_rec.Run(days.run).predict(raw, overrides={"data.path": str(days.newer)})
     check_scores(days, predictions["like"])
-
-
-def test_an_export_with_the_newer_vocabularies_scores_alike(days: Days, tmp_path: Path) -> None:
-    model = ple_rec.Run(days.run).export(tmp_path / "model", overrides={"data.path": str(days.newer)})
-    check_scores(days, model.score(days.raw_rows.select(["user_id", "video_id", "price"]))["like"])
 
 
 def test_evaluate_reads_the_same_scores(days: Days) -> None:

@@ -32,6 +32,7 @@ from ple_rec.training.run import train
 from tests.data_prep.feed_logs import read
 from tests.data_prep.plain_logs import DAY_ROWS, day_of
 from tests.data_prep.vector_logs import LOG_WIDTH, VECTORS, WIDTH, content, taste, vector_day, vector_logs, write_videos
+from tests.inference.delta_versions import Days
 from tests.reports.without_charts import without_charts
 from tests.serving.http.running import running
 from tests.training.small import small_config
@@ -105,6 +106,29 @@ def test_a_key_stands_for_its_vector(ranker: Ranker) -> None:
         assert by_key == by_numbers
     different = scores(ranker, [{"content": video} for video in KNOWN])
     assert len(set(different)) == len(KNOWN)
+
+
+def test_a_delta_shares_vectors_that_have_not_changed(root: Path, tmp_path: Path) -> None:
+    days = Days(tmp_path, latest_version(root / "model"))
+    days.add()
+
+    def reverse_vectors(version: Path) -> None:
+        file = version / "vectors/content.parquet"
+        table = pq.read_table(file)
+        vectors = table["vector"].take(pa.array(range(len(table))[::-1]))
+        pq.write_table(table.set_column(table.column_names.index("vector"), "vector", vectors), file)
+
+    days.add(change=reverse_vectors)
+    whole = [Ranker(days.whole(i)) for i in (2, 3)]
+    first = Ranker(days.version(1))
+    second = first.with_delta(days.version(2))
+    third = second.with_delta(days.version(3))
+    assert not (days.version(2) / "vectors/content.parquet").exists()
+    assert second.arrays.vectors["content"] is first.arrays.vectors["content"]
+    rows = [{"content": video} for video in KNOWN]
+    assert scores(second, rows) == scores(whole[0], rows)
+    assert scores(third, rows) == scores(whole[1], rows)
+    assert scores(third, rows) != scores(second, rows)
 
 
 def test_null_and_unknown_keys_are_missing(ranker: Ranker) -> None:

@@ -49,7 +49,9 @@ _OVERWRITE = ("tests/distributed/test_table_overwrite.py",)
 _NEW_ROWS = ("tests/training/test_new_rows.py",)
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
+_TURNOVER = ("tests/data_prep/vocabulary/test_turnover.py",)
 _RANKER = ("tests/inference/test_ranker.py",)
+_DELTA = ("tests/inference/test_delta.py",)
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
 _BACKGROUND = ("tests/checkpoint/test_background.py",)
@@ -321,6 +323,41 @@ FAULTS: tuple[Fault, ...] = (
         _PREP,
     ),
     Fault(
+        "a value expires a day early",
+        "data_prep/vocabulary/turnover.py",
+        "counts[COUNTED_DAY] > day - spec.expire.unseen_days",
+        "counts[COUNTED_DAY] > day - spec.expire.unseen_days + 1",
+        _TURNOVER,
+    ),
+    Fault(
+        "new values get the rows after the last one while lower ones are free",
+        "data_prep/vocabulary/numbering.py",
+        'joined["freed_row"].fill_null(later_row)',
+        "later_row",
+        _TURNOVER,
+    ),
+    Fault(
+        "the counts of the days before are forgotten",
+        "data_prep/vocabulary/turnover.py",
+        "day - spec.counted_days + 1, adds_up=False",
+        "day, adds_up=False",
+        _TURNOVER,
+    ),
+    Fault(
+        "rows that were assigned on the day of a checkpoint's dataset count as assigned after it",
+        "ple_rec/data/row_assignments.py",
+        "pc.greater(days, after)",
+        "pc.greater_equal(days, after)",
+        ("tests/data_prep/test_append.py",),
+    ),
+    Fault(
+        "a freed row is found by the value that stands for it in the index",
+        "ple_rec/data/vocabulary_index.py",
+        "(first + raw.is_valid().to_numpy(zero_copy_only=False).nonzero()[0])",
+        "(first + np.arange(len(raw)))",
+        ("tests/data/test_lookup.py",),
+    ),
+    Fault(
         "the days of a split are counted from 0",
         "data_prep/transforms/arithmetic.py",
         "return day_1 + day - 1",
@@ -355,6 +392,34 @@ FAULTS: tuple[Fault, ...] = (
         'x_N, side="right")',
         'x_N, side="left")',
         ("tests/data/test_encode.py",),
+    ),
+    Fault(
+        "of two deltas that change one row, the older one holds",
+        "ple_rec/inference/tables.py",
+        "rows = torch.cat([self.rows_E, older.rows_E]).numpy()",
+        "self, older = older, self; rows = torch.cat([self.rows_E, older.rows_E]).numpy()",
+        ("tests/inference/test_tables.py",),
+    ),
+    Fault(
+        "a delta is put on any version in memory, from whichever it was made",
+        "ple_rec/inference/delta.py",
+        "if info.manifest != manifest:",
+        "if info.manifest == manifest == None:",
+        _DELTA,
+    ),
+    Fault(
+        "a version in memory is found in a chain by its name alone",
+        "ple_rec/inference/load_version.py",
+        "if folder.name == older.arrays.version and manifest_digest(folder) == older.arrays.manifest:",
+        "if folder.name == older.arrays.version:",
+        _DELTA,
+    ),
+    Fault(
+        "a value that has lost its row in a delta keeps it",
+        "ple_rec/data/vocabulary_changes.py",
+        "pa.concat_arrays([changes.raw_E.filter(has_value_E), lost])",
+        "pa.concat_arrays([changes.raw_E.filter(has_value_E), lost[:0]])",
+        ("tests/data/test_vocabulary_changes.py",),
     ),
     Fault(
         "the predictions of ranked items stay in the order of the request",

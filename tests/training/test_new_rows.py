@@ -30,7 +30,7 @@ from ple_rec.training.state import TrainState
 from ple_rec.training.trained import load_table_rows, load_trained_weights
 from ple_rec.training.warm_start import WarmStart, load_warm_start
 from tests.training.growing_feed import CAPACITY, HASH_ROWS, write_feed
-from tests.training.small import on_ranks, ranks_of, small_config, whole_state
+from tests.training.small import on_ranks, ranks_of, small_config, whole_sharded, whole_state
 
 SEED, DIM = 3, 4
 # Positions of the days that are trained, by seed of a chain; evaluations load the newest checkpoint on each later day.
@@ -70,9 +70,7 @@ def keys_by_row(data: Path, name: str) -> dict[int, Key]:
     vocabulary = pq.read_table(data / "vocab" / f"{name}.parquet").to_pydict()
     first_hash_row = CAPACITY[name] - HASH_ROWS[name]
     shared = {row: ("row", row) for row in (0, *range(first_hash_row, CAPACITY[name]))}
-    return shared | {
-        row: raw for row, raw in zip(vocabulary["row"], vocabulary["raw"], strict=True) if raw is not None
-    }
+    return shared | {row: raw for row, raw in zip(vocabulary["row"], vocabulary["raw"], strict=True) if raw is not None}
 
 
 def rows_of_day(data: Path, name: str) -> list[int]:
@@ -130,8 +128,6 @@ def run_chain(rank: int, world_size: int, folder: Path, datasets: list[Path], tr
 
 
 def whole_state_of_model(state: Mapping[str, Any]) -> State:
-    from tests.training.small import whole_sharded
-
     return whole_sharded({f"model.{key}": value for key, value in state.items() if isinstance(value, ShardedTensor)})
 
 
@@ -154,6 +150,7 @@ class Dictionary:
         uniform_rows_(self.initial, bound, seed=SEED, table=name, first_row=0, first_column=0, dim=DIM)
         self.vectors: dict[Key, tuple[Tensor, Tensor]] = {}
         self.day: int | None = None
+        self.seen: set[Key] = set()
         self.counts: Counter[str] = Counter()
 
     def own(self, key: Key, day: int) -> tuple[Tensor, Tensor] | None:
@@ -167,15 +164,16 @@ class Dictionary:
         expected = {}
         for row, key in self.keys[day].items():
             own = self.own(key, day)
-            self.counts["own" if own else "back" if key in self.vectors else "new"] += 1
-            if own is None and self.day is not None and row in self.keys[self.day]:
-                self.counts["reused"] += 1
             expected[row] = own or (self.initial[row], torch.tensor(0.0))
+            if self.day is not None:
+                self.counts["own" if own else "back" if key in self.seen else "new"] += 1
+                self.counts["reused"] += own is None and row in self.keys[self.day]
+        self.seen |= set(self.keys[day].values())
         return expected
 
-    def train(self, day: int) -> dict[int, tuple[Tensor, Tensor]]:
+    def train(self, day: int, rows: dict[int, tuple[Tensor, Tensor]]) -> dict[int, tuple[Tensor, Tensor]]:
         """Return the vector and the state of each row after the training of a day, and remember them by id."""
-        rows = self.warm_start(day)
+        rows = dict(rows)
         for row in rows_of_day(self.datasets[day], self.name):
             added = torch.tensor(addition(self.name, self.keys[day][row], day))
             rows[row] = (rows[row][0] + added, rows[row][1] + added)
@@ -197,13 +195,11 @@ class Dictionary:
 
 @pytest.fixture(scope="module", params=TRAINED)
 def feed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Feed:
-    return write_feed(tmp_path_factory.mktemp("feed"), request.param, admission=False), TRAINED[request.param]
+    return write_feed(tmp_path_factory.mktemp("feed"), request.param), TRAINED[request.param]
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_every_id_has_its_own_vector(
-    feed: Feed, world_size: int, tmp_path: Path
-) -> None:
+def test_every_id_has_its_own_vector(feed: Feed, world_size: int, tmp_path: Path) -> None:
     datasets, trained_days = feed
     chain = on_ranks(run_chain, world_size, tmp_path, datasets, trained_days)[0]
     assert len(chain.evaluated) == len(datasets) - 1
@@ -219,13 +215,10 @@ def test_every_id_has_its_own_vector(
                 for tensor in (evaluated, load_table_rows(config, run_dir, "latest", name)):
                     assert [row for row, vector in unknown.items() if not torch.equal(tensor[row], vector)] == []
             if day in trained_days:
-                for state, rows in (
-                    (chain.loaded[day], dictionary.warm_start(day)),
-                    (chain.trained[day], dictionary.train(day)),
-                ):
+                first = dictionary.warm_start(day)
+                for state, rows in ((chain.loaded[day], first), (chain.trained[day], dictionary.train(day, first))):
                     for row, (vector, squares) in rows.items():
                         assert torch.equal(state[WEIGHT(name)][row], vector), (day, row)
                         assert torch.equal(state[SQUARES(name)][row], squares), (day, row)
-        print(name, dictionary.counts)  # noqa
-        assert dictionary.counts["own"] > 20
-        assert dictionary.counts["new"] > 5
+        # Rows of each kind occur: of ids that keep theirs, of new ones, of those that come back, and of others before.
+        assert all(dictionary.counts[kind] > 2 for kind in ("own", "new", "back", "reused")), dictionary.counts

@@ -256,6 +256,20 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_there_again(
     assert f"starts from {folder / RUN}/checkpoints/step-9, trained on dataset " in capsys.readouterr().out
 
 
+def test_a_run_killed_before_its_first_checkpoint_is_refused_on_another_dataset(
+    folder: Path, runs: Path, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(runs / "feed-9", run_dir)
+    shutil.rmtree(run_dir / "checkpoints")
+    for name in ("metrics.json", ".saved"):
+        (run_dir / name).unlink()
+    with pytest.raises(
+        UserError, match=f"^--init-from {folder / RUN}: was trained on dataset .*; {folder / 'other'} is"
+    ):
+        train(config_of(folder / "other", seed=4), run_dir, resume=True)
+
+
 def test_a_run_starts_without_the_plan_of_the_other_and_not_without_its_checkpoint(
     folder: Path, runs: Path, tmp_path: Path
 ) -> None:

@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_prep.inputs.side_tables import read_side_table
 from ple_rec.inference.ranker import Ranker
+from ple_rec.inference.side_table import TableSources, publish_tables
 from tests.inference.delta_versions import Days, values_of
 from tests.inference.exported import set_latest
+from tests.inference.side_feed import TIME, USER
 from tests.serving.http.running import Raw, Running, running
 from tests.tiny import wait_until
 
@@ -68,6 +71,13 @@ def asking(server: Running, bodies: list[dict[str, Any]]) -> Iterator[list[tuple
             thread.join(20)
 
 
+def wait_for_answers(answers: list[tuple[int, int, dict[str, Any]]], name: str) -> None:
+    """Wait until a version has given some answers."""
+    assert wait_until(lambda: bool(answers) and answers[-1][2].get("version") == name, 20)
+    count = len(answers)
+    assert wait_until(lambda: len(answers) > count + 8, 20)
+
+
 def test_deltas_are_taken_under_load(days: Days, tmp_path: Path) -> None:
     for whole in (False, False, False, True, False):
         days.add(whole=whole)
@@ -88,9 +98,7 @@ def test_deltas_are_taken_under_load(days: Days, tmp_path: Path) -> None:
         for name in turns:
             set_latest(days.model, name)
             server.signal(signal.SIGHUP)
-            assert wait_until(lambda name=name: bool(answers) and answers[-1][2].get("version") == name, 20)
-            count = len(answers)
-            assert wait_until(lambda count=count: len(answers) > count + 8, 20)
+            wait_for_answers(answers, name)
             overlays.append(server.metric("ple_rec_overlay_bytes"))
         assert server.metric('ple_rec_reloads_total{outcome="loaded"}') == len(turns)
         log = server.log.read_text()
@@ -104,10 +112,13 @@ def test_deltas_are_taken_under_load(days: Days, tmp_path: Path) -> None:
     assert f"overlay_bytes={overlays[3]:.0f}" in log
 
 
-def test_a_refused_delta_is_logged_once_and_taken_when_it_is_whole(days: Days, tmp_path: Path) -> None:
+def test_a_refused_delta_is_logged_once_and_taken_when_it_is_whole(days: Days, feed: Path, tmp_path: Path) -> None:
+    """The side tables of the model stay in use."""
+    publish_tables(days.model, ["videos"], TableSources(str(feed / "raw")), read_side_table)
     days.add()
     days.add()
     (body, *_) = make_bodies(days)
+    raw = {"form": "raw", "user": {"user_id": USER}, "items": [{"video_id": "v3", **TIME}]}
     hidden = tmp_path / "v2"
     with running(days.model, tmp_path) as server:
         days.version(2).rename(hidden)
@@ -116,10 +127,13 @@ def test_a_refused_delta_is_logged_once_and_taken_when_it_is_whole(days: Days, t
         assert "v2: is missing; v3 has only what differs from it" in server.log.read_text()
         assert not wait_until(lambda: server.log.read_text().count("event=reload_refused") > 1, 3)  # more checks
         assert server.post("/v1/rank", body).json()["version"] == "v1"
+        missing = server.post("/v1/rank", raw).json()["missing"]
+        assert "videos.length" not in missing
         hidden.rename(days.version(2))
         server.signal(signal.SIGHUP)
         assert server.said("event=reload version=v3")
         assert server.post("/v1/rank", body).json()["version"] == "v3"
+        assert server.post("/v1/rank", raw).json()["missing"] == missing
         assert server.metric('ple_rec_reloads_total{outcome="refused"}') == 1
 
         # A delta that was made from another version of the same name.
