@@ -277,7 +277,7 @@ def main() -> None:
         cells = [f"{sizes[model] / 1e6:,.1f}"]
         for turns in (exports[model], takes[model]):
             seconds = [done.seconds for done in turns]
-            cells.append(f"{statistics.median(seconds):.1f} ({min(seconds):.1f} - {max(seconds):.1f})")
+            cells.append(f"{statistics.median(seconds):.2f} ({min(seconds):.2f} - {max(seconds):.2f})")
             cells.append(f"{max(done.peak_bytes for done in turns) / 2**30:.2f}")
         cells.append(", ".join(f"{size / 2**30:.2f}" for size in resident[model]))
         rows.append((model, *cells))
