@@ -11,6 +11,8 @@ from tests.conftest import REPOSITORY
 
 SMALL = {
     "checkpoint": "--users 20000 --repeats 1",
+    "daily": "--days 2 --seeds 1 --users 100 --rows 800 --videos 20 --batch-size 64",
+    "delta": "--rows 20000 --changed .1 --repeats 1",
     "dense": "--batch-size 256 --steps 1 --repeats 1",
     "loader": "--rows 20000 --repeats 1",
     "prep": "--rows 5000 --repeats 1",
