@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ple_rec.api.comparisons import Comparison as Comparison
     from ple_rec.api.comparisons import compare as compare
+    from ple_rec.api.daily import Day as Day
+    from ple_rec.api.daily import daily as daily
     from ple_rec.api.datasets import Dataset as Dataset
     from ple_rec.api.datasets import open_dataset as open_dataset
     from ple_rec.api.datasets import prepare as prepare
@@ -43,6 +45,7 @@ _MODULES = {  # Module that defines each name of the API.
     "Comparison": "api.comparisons",
     "DataError": "errors",
     "Dataset": "api.datasets",
+    "Day": "api.daily",
     "DivergedError": "errors",
     "Gates": "api.results",
     "Metrics": "api.results",
@@ -54,6 +57,7 @@ _MODULES = {  # Module that defines each name of the API.
     "Run": "api.runs",
     "UserError": "errors",
     "compare": "api.comparisons",
+    "daily": "api.daily",
     "load_model": "api.models",
     "load_run": "api.runs",
     "open_dataset": "api.datasets",

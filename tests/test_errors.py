@@ -54,7 +54,7 @@ def test_every_option_is_a_flag_and_an_argument() -> None:
     verbs = [app[verb] for verb in VERBS if app[verb].default_command]
     flags = {name for verb in verbs for argument in verb.assemble_argument_collection() for name in argument.names}
     calls: tuple[Callable[..., Any], ...] = (
-        *(ple_rec.compare, ple_rec.plan, ple_rec.prepare, ple_rec.publish_tables, ple_rec.train),
+        *(ple_rec.compare, ple_rec.daily, ple_rec.plan, ple_rec.prepare, ple_rec.publish_tables, ple_rec.train),
         *(ple_rec.Run.export, ple_rec.Run.predict),
     )
     arguments = {name for call in calls for name in inspect.signature(call).parameters}

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from data_prep.transforms.splits import date_of_training
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
@@ -74,9 +77,14 @@ class Parent:
         rules |= dict.fromkeys(
             value_counts.values(), "values of an appended day are admitted and expire by the counts in this file"
         )
+        fix = "copy it again, or prepare the first days again"
         for file, rule in rules.items():
             if not file.is_file():
-                raise DataError(str(file), "no such file", rule, "copy it again, or prepare the first days again")
+                raise DataError(str(file), "no such file", rule, fix)
+            try:
+                pq.read_metadata(file)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(str(file), f"unreadable ({error})", rule, fix) from error
         return cls(path, schema, config, vocabularies, rate_tables, value_counts)
 
     @property

@@ -24,8 +24,8 @@ from ple_rec.runtime.exits import end_with_agent, is_under_agent, run_reporting_
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
-            5 some runs of several failed; 75 asked to stop (SIGTERM, SIGUSR1), saved, run again to go on;
-            130 stopped by Ctrl-C, 143 by SIGTERM before there was a step
+            5 some runs of several failed; 6 the gate refused a day's model; 75 asked to stop (SIGTERM,
+            SIGUSR1), saved, run again to go on; 130 stopped by Ctrl-C, 143 by SIGTERM before there was a step
 
 a first run:
   ple-rec doctor
@@ -52,6 +52,7 @@ VERBS = {
     "fuse": "search for the exponents that fuse predictions into the score of a ranked feed (Eq. 1)",
     "predict": "predict every row of a dataset or of raw logs, as Parquet",
     "export": "a run -> a self-contained model that serves: tables, program, vocabularies, card",
+    "daily": "one day of a chain: its dataset, its run, a check against the served model, a new version",
     "tables": "publish newer side tables of an exported model, which a running server then loads",
     "serve": "answer requests for ranked feeds over HTTP with an exported model",
     "completion": "print the script for the completion of verbs and flags in a shell",

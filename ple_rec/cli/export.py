@@ -149,6 +149,7 @@ def export(run: RunName | None = None, /, *, options: ExportFlags) -> int:
 
     It consists of tables, dense program, vocabularies, fusion and model card. Its scores are checked against those of
     the trained model on held-out rows before MODEL_DIR/latest names it. Existing versions are not changed.
+    Without a run, --squash writes a delta as a whole version.
     """
     require_torch()
     from ple_rec.text.messages import print_messages
@@ -170,7 +171,7 @@ def _export(run: str | None, options: ExportFlags) -> ExportedVersion:
     from ple_rec.training.trained import single_process_config
 
     if run is None:
-        raise UserError("RUN", "missing", "it is the run that is exported", f"name it, or a version by {Option.SQUASH}")
+        raise UserError("export", "RUN missing", "it is the run that is exported", f"name it, or give {Option.SQUASH}")
     check_model_dir(options.out)
     run_dir = find_run(run)
     config, metrics = load_finished_run(run_dir, options.overrides)

@@ -106,21 +106,29 @@ class DeltaVersion:
                 "in other datasets, rows of tables belong to other values",
             )
 
+        layouts = {}
+        for table, shards_RD in table_shards(self._context).items():
+            layouts[table] = (sum(len(shard_RD) for shard_RD in shards_RD), shards_RD[0].shape[1])
+        for table in dict.fromkeys([*base.arrays.tables, *layouts]):
+            before = base.arrays.tables.get(table)
+            if before is None or layouts.get(table) != (before.rows, before.dim):
+                value = f"table {table} has {_layout_text(layouts.get(table))}"
+                known = None if before is None else (before.rows, before.dim)
+                raise self._misfit(value, f"in the base it has {_layout_text(known)}")
+
     def _misfit(self, value: str, rule: str) -> UserError:
         return UserError(self._place, value, rule, f"export a whole version: leave {Option.DELTA} out")
 
     def write_dataset_files(self) -> Encoder:
-        """Write what has changed of the files that turn raw values into inputs, and return an encoder of the dataset.
-
-        A delta has no whole vocabularies, so the encoder reads those of the dataset.
-        """
-        folder, context = self._folder, self._context
+        """Write what has changed of the files that turn raw values into inputs, and return an encoder of raw values."""
+        folder, context, lookups = self._folder, self._context, {}
         copy_descriptions(folder, context)
         (folder / VOCAB_DIR).mkdir()
         for table, file in vocabularies(context).items():
             changes = compare_values(read_values(file), read_chain_values(self._chain, table))
             write_vocabulary_changes(folder / VOCAB_DIR / vocabulary_changes_file(table), changes)
             self._vocabularies[table] = changes
+            lookups[table] = self._base.arrays.encoder.vocabularies[table].with_changes(changes)
         digests = [parse_manifest(each, read_manifest(each)) for each in reversed(self._chain)]
         for name, file in frozen_tables(context).items():
             before = next((files[name].digest for files in digests if name in files), None)
@@ -129,37 +137,28 @@ class DeltaVersion:
             if is_new:
                 (folder / VECTORS_DIR).mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / name)
-        return Encoder(context.dataset.path, context.selection.sparse)
+        return Encoder(folder, context.selection.sparse, vocabularies=lookups)
 
     def write_tables(self) -> list[dict[str, Any]]:
         """Write the changed rows of each table, and return the entries of `model.json` about the tables.
 
         Raises:
-            UserError: A table has other rows or columns than in the base.
             DeltaTooLargeError: Too many rows have changed.
         """
         folder, precision, entries = self._folder / TABLES, self._options.precision, []
         folder.mkdir()
-        shards = table_shards(self._context)
-        if shards.keys() != self._base.arrays.tables.keys():
-            value = f"its tables are {_sorted_text(set(shards))}"
-            raise self._misfit(value, f"those of the base are {_sorted_text(set(self._base.arrays.tables))}")
         overlay_bytes = whole_bytes = 0
-        for table, shards_RD in shards.items():
-            rows, dim = sum(len(shard_RD) for shard_RD in shards_RD), shards_RD[0].shape[1]
+        for table, shards_RD in table_shards(self._context).items():
             before = self._base.arrays.tables[table]
-            if (rows, dim) != (before.rows, before.dim):
-                rule = f"in the base it has {before.rows:,} rows of {before.dim} columns"
-                raise self._misfit(f"table {table} has {rows:,} rows of {dim} columns", rule)
             changes = find_changed_rows(table, shards_RD, before)
             file = folder / changed_rows_file(table, precision)
             write_changed_rows(file, changes)
             self._changed[table] = len(changes.rows_E)
-            width = row_bytes(dim, precision)
+            width = row_bytes(before.dim, precision)
             older = before.changes.rows_E.numpy() if isinstance(before, OverlaidTable) else np.empty(0, np.int32)
             overlay_bytes += len(np.union1d(changes.rows_E.numpy(), older)) * width
-            whole_bytes += rows * width
-            entry = {"name": table, "file": file.name, "rows": rows, "dim": dim, "precision": precision}
+            whole_bytes += before.rows * width
+            entry = {"name": table, "file": file.name, "rows": before.rows, "dim": before.dim, "precision": precision}
             entries.append(entry | {"bytes": file.stat().st_size, "changed": self._changed[table]})
         self._share = overlay_bytes / max(whole_bytes, 1)
         if self._share > self._options.delta_share:
@@ -229,6 +228,10 @@ def find_changed_rows(table: str, shards_RD: list[torch.Tensor], before: StoredT
             stored.append(chunk_NP.index_select(0, places_E))
             begin += len(chunk_NP)
     return ChangedRows(torch.from_numpy(np.concatenate(rows)), torch.cat(stored))
+
+
+def _layout_text(layout: tuple[int, int] | None) -> str:
+    return "no rows" if layout is None else f"{layout[0]:,} rows of {layout[1]} columns"
 
 
 def _sorted_text(names: set[str]) -> str:

@@ -34,7 +34,7 @@ def check_requests(raw: RawHeldOutRows, read_score_request: Callable[[object], M
     Raises:
         DataError: A value, a list or a number is read differently.
     """
-    for rows_N in _split_into_requests(raw):
+    for rows_N in split_into_requests(raw, _rows_with_every_value(raw, requestable_rows(raw))):
         request = read_score_request({"rows": raw.columns(rows_N)})
         for name, values in raw.sparse.items():
             _check_ids(name, values.flat_values(rows_N), raw.rows.ids[name].take(rows_N), request.ids[name])
@@ -43,28 +43,49 @@ def check_requests(raw: RawHeldOutRows, read_score_request: Callable[[object], M
                 raise _misread(name, "its numbers are read as other numbers", "a number is read as it was sent")
 
 
-def _split_into_requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
-    """Yield the indices of the rows of each request.
+def requestable_rows(raw: RawHeldOutRows) -> NDArray[np.int64]:
+    """Return the indices of the rows whose bags are short enough for a request."""
+    total_N, longest_N = _bag_sizes(raw)
+    return np.flatnonzero((longest_N <= MAX_BAG) & (total_N <= MAX_VALUES))
 
-    Together, the rows have every distinct value of each sparse feature and a number of each dense feature, as far as
-    rows within the limits of a request have them. They also have every key of a frozen table, and a vector of each
-    vector feature. Each request is within the limits of items, of values in bags, and of numbers in vectors.
-    """
+
+def _bag_sizes(raw: RawHeldOutRows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of values in all bags of each row, and that in its longest bag."""
     total_N, longest_N = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows), np.int64)
     for ids in raw.rows.ids.values():
         if ids.offsets_N is not None:
             length_N = np.diff(ids.offsets_N)
             total_N, longest_N = total_N + length_N, np.maximum(longest_N, length_N)
-    fit_N = np.flatnonzero((longest_N <= MAX_BAG) & (total_N <= MAX_VALUES))
+    return total_N, longest_N
+
+
+def _rows_with_every_value(raw: RawHeldOutRows, fit_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices of rows that together have every value which the given rows have.
+
+    They have every distinct value of each sparse feature and a number of each dense feature. They also have every key
+    of a frozen table, and a vector of each vector feature.
+    """
     first_rows = [values.first_rows(fit_N) for values in raw.sparse.values()]
     for name, x_N in raw.rows.dense.items():
         numbers_N = x_N[fit_N] if x_N.ndim == 1 else x_N[fit_N, 0]
         first_rows.append(fit_N[~np.isnan(numbers_N)][:1])
         if name in raw.keyed:
             first_rows.append(fit_N[np.unique(raw.rows.frozen_rows[name][fit_N], return_index=True)[1]])
+    return np.unique(np.concatenate([fit_N[:1], *first_rows]))
+
+
+def split_into_requests(raw: RawHeldOutRows, rows_N: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices of the rows of each request, in order.
+
+    Each request is within the limits of items, of values in bags, and of numbers in vectors.
+
+    Args:
+        raw: Held-out rows as raw values.
+        rows_N: Indices of rows that `requestable_rows` has returned.
+    """
+    total_N, _ = _bag_sizes(raw)
     numbers = sum(x_N.shape[1] for x_N in raw.rows.dense.values() if x_N.ndim > 1)
     max_items = min(MAX_ITEMS, MAX_VECTOR_NUMBERS // max(1, numbers))
-    rows_N = np.unique(np.concatenate([fit_N[:1], *first_rows]))
     begin, values_in_bags = 0, 0
     for i, count in enumerate(total_N[rows_N].tolist()):
         if i - begin == max_items or values_in_bags + count > MAX_VALUES:

@@ -21,7 +21,8 @@ from ple_rec.inference.delta_export import read_chain_values
 from ple_rec.inference.export import ExportedVersion, write_description
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.manifest import MANIFEST, MODEL_FILE
-from ple_rec.inference.model_dir import VERSIONS, find_version, new_version
+from ple_rec.inference.model_dir import VERSIONS, find_version, latest_version, new_version
+from ple_rec.inference.publish import LATEST
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import local_version
 from ple_rec.inference.tables import StoredTable, row_bytes
@@ -35,18 +36,22 @@ _COMPARED_ITEMS = 40
 
 
 def squash(model_dir: Location, name: str, new_name: str | None = None) -> ExportedVersion:
-    """Write a delta as a whole version, and write the name of that version into `latest`.
+    """Write the served delta as a whole version, and write the name of that version into `latest`.
 
     Args:
         model_dir: Folder of the model.
-        name: Name of the delta.
+        name: Name of the delta, which is the version that `latest` names.
         new_name: Name of the whole version; None for the number after the last version.
 
     Raises:
-        UserError: There is no such version, or it is whole already.
+        UserError: There is no such version, it is whole already, or another version is served.
         DataError: A version of the chain is missing or damaged.
     """
     version = find_version(model_dir, name, Option.SQUASH)
+    if (served := latest_version(model_dir).name) != name:
+        rule = "the whole version is served from now on, so it has the scores of the version that is served now"
+        fix = f"give {Option.SQUASH.with_value(served)}, or write {name} into {model_dir / LATEST} first"
+        raise UserError(Option.SQUASH, f"got {name}, but {served} is served", rule, fix)
     ranker = load_ranker(version)
     if "delta" not in ranker.description:
         rule = "only a delta is made whole"

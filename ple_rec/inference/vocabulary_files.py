@@ -1,7 +1,7 @@
 """Vocabularies of a version as files: values by row, read and written piece by piece in bounded memory.
 
-The vocabulary of a whole version, `vocab/<table>.parquet`, has the columns `raw` (null in a free row) and `row` (1, 2,
-...). A delta has a line for each row whose value differs from that of its base (`delta.py`).
+The vocabulary of a whole version, `vocab/<table>.parquet`, has the columns `raw` (null in a free row), `row` (1, 2,
+...) and `day` (null). A delta has a line for each row whose value differs from that of its base (`delta.py`).
 
 Shape suffixes: E changed rows.
 """
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ple_rec.config.schema import VOCAB_DAY
 from ple_rec.data.vocabulary_changes import VocabularyChanges
 from ple_rec.storage.arrow import open_parquet
 
@@ -54,7 +55,8 @@ def write_vocabulary(file: Path, pieces: Iterable[pa.Array]) -> None:
     try:
         for raw in pieces:
             rows = pa.array(np.arange(first, first + len(raw), dtype=np.int32))
-            table = pa.table({"raw": raw, "row": rows})
+            # Only a vocabulary with days may have free rows. A server does not need the days, so all are null.
+            table = pa.table({"raw": raw, "row": rows, VOCAB_DAY: pa.nulls(len(raw), pa.int32())})
             # Every value occurs once, so a dictionary of them would only take time.
             writer = writer or pq.ParquetWriter(file, table.schema, use_dictionary=False)
             writer.write_table(table)
@@ -69,22 +71,31 @@ def compare_values(new: Iterable[pa.Array], old: Iterable[pa.Array]) -> Vocabula
 
     Args:
         new: Raw values of the new vocabulary, as `read_values` yields them.
-        old: Raw values of the old vocabulary, which has no more rows than the new one.
+        old: Raw values of the old vocabulary.
     """
     rows, raw, previous, first = [], [], [], 1
     for new_piece, old_piece in zip_longest(new, old):
-        missing = len(new_piece) - (0 if old_piece is None else len(old_piece))
-        padding = pa.nulls(missing, new_piece.type)
-        padded = padding if old_piece is None else pa.concat_arrays([old_piece, padding])
-        differ = pc.fill_null(pc.not_equal(new_piece, padded), False)
-        differ = pc.or_(differ, pc.xor(new_piece.is_null(), padded.is_null())).to_numpy(zero_copy_only=False).copy()
-        differ[len(differ) - missing :] = True
+        old_rows = 0 if old_piece is None else len(old_piece)
+        count = max(old_rows, 0 if new_piece is None else len(new_piece))
+        new_values, old_values = _pad(new_piece, old_piece, count), _pad(old_piece, new_piece, count)
+        differ = pc.fill_null(pc.not_equal(new_values, old_values), False)
+        differ = pc.or_(differ, pc.xor(new_values.is_null(), old_values.is_null()))
+        differ = differ.to_numpy(zero_copy_only=False).copy()
+        differ[old_rows:] = True
         (places_E,) = differ.nonzero()
         rows.append((places_E + first).astype(np.int32))
-        raw.append(new_piece.take(pa.array(places_E)))
-        previous.append(padded.take(pa.array(places_E)))
-        first += len(new_piece)
+        raw.append(new_values.take(pa.array(places_E)))
+        previous.append(old_values.take(pa.array(places_E)))
+        first += count
     return VocabularyChanges(np.concatenate(rows), pa.concat_arrays(raw), pa.concat_arrays(previous))
+
+
+def _pad(piece: pa.Array | None, other: pa.Array | None, count: int) -> pa.Array:
+    """Return a piece of `count` values with nulls at its end; without the piece, nulls of the type of the other one."""
+    if piece is None:
+        assert other is not None
+        return pa.nulls(count, other.type)
+    return pa.concat_arrays([piece, pa.nulls(count - len(piece), piece.type)])
 
 
 def _with_changes(piece: pa.Array, first: int, changes: Sequence[VocabularyChanges]) -> pa.Array:

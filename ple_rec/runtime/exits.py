@@ -40,6 +40,8 @@ _DIGEST_LENGTH = len(hashlib.sha256().hexdigest())
 PREEMPTED = PreemptedError.exit_code
 # Exit code of a comparison in which some of the runs have failed.
 SOME_FAILED = 5
+# Exit code of a day whose model is worse than the served one by more than a margin, so that it is not published.
+GATE_REFUSED = 6
 # Exit code after Ctrl-C.
 INTERRUPTED = 130
 # Exit code if the reader of the output has closed it: 128 + 13, as after SIGPIPE.

@@ -16,7 +16,7 @@ from typing import Any
 
 import ple_rec
 
-OBJECTS = ("Dataset", "Run", "Model", "Comparison", "Plan", "Metrics", "Gates", "Page")
+OBJECTS = ("Dataset", "Run", "Model", "Comparison", "Day", "Plan", "Metrics", "Gates", "Page")
 PROTOCOLS = ("__getitem__", "__iter__", "__len__", "__fspath__", "_repr_html_")
 
 

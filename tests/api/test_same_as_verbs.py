@@ -173,6 +173,26 @@ def test_export(feed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_export_a_delta_and_squash_it(feed: Path, tmp_path: Path) -> None:
+    run, rows = ple_rec.load_run(feed / "run"), {"user_id": [7, 8], "video_id": ["v1", "v2"]}
+    for name in ("verb", "api"):
+        run.export(tmp_path / name, precision="int8", checkpoint="step-3", auc_loss=1)
+    argv = ["export", str(feed / "run"), "--out", str(tmp_path / "verb"), "--precision", "int8", "--auc-loss", "1"]
+    assert main([*argv, "--delta", "v1", "--delta-share", "1"]) == 0
+    delta = run.export(tmp_path / "api", precision="int8", auc_loss=1, delta="v1", delta_share=1)
+    assert delta.version == "v2"
+    files = [path.relative_to(delta.path) for path in delta.path.glob("*/*.delta*")]
+    assert files
+    for file in files:
+        assert (delta.path / file).read_bytes() == (tmp_path / "verb/versions/v2" / file).read_bytes()
+    with pytest.raises(ple_rec.UserError, match="leave delta out; or allow it by delta_share="):
+        run.export(tmp_path / "api", precision="int8", auc_loss=1, delta="v1", delta_share=0)
+    whole = ple_rec.squash_version(tmp_path / "api", "v2")
+    assert whole.version == "v3"
+    assert whole.score(rows).equals(delta.score(rows))
+
+
+@pytest.mark.slow
 def test_compare(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("two.toml").write_text(
         'name = "two"\nseeds = 2\nmatch = "none"\n[variants.single_task]\nbase = "tiny.toml"\n'

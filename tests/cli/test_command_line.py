@@ -100,7 +100,7 @@ def test_a_command_line_that_is_read(line: str, argument: str, value: object) ->
         ("compare --variants=a b", 'compare: unknown argument "b"; known: --config, '),
         ("plan --compare=a b", "--compare: too few values; it takes 2 of them. Fix: run `ple-rec plan --help`"),
         ("predict", "predict: RUN, --out missing; they are needed. Fix: run `ple-rec predict --help`"),
-        ("export --version v3", "export: RUN, --out missing; they are needed. Fix: run `ple-rec export --help`"),
+        ("export --version v3", "export: --out missing; it is needed. Fix: run `ple-rec export --help`"),
         ("diff a", "diff: RUN_B missing; it is needed. Fix: run `ple-rec diff --help`"),
         ("evaluate", "evaluate: RUN missing; it is needed. Fix: run `ple-rec evaluate --help`"),
         ("evaluate r --jsn", f'evaluate: unknown argument "--jsn"; did you mean "--json"? ({EVALUATE}). Fix: run '),

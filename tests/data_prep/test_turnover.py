@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import NoReturn
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep import dry_run as dry_run_module
 from data_prep.dry_run import dry_run
 from data_prep.output.summary import Summary
 from data_prep.pipeline import Pipeline
@@ -125,6 +127,20 @@ def test_a_dry_run_counts_the_rows_that_the_run_changes(chain: Chain) -> None:
         assert (" the rarest " in line) == (waiting > 0)
 
 
+def test_a_dry_run_of_a_sample_counts_its_rows_for_the_log(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that a sample of half of the rows has once is taken to have two rows of the log, which admit it."""
+    monkeypatch.setattr(dry_run_module, "SAMPLE_ROWS", 4)
+    raw = chain.write([17])
+    options = Options(str(raw), threads=1, append="day=17", parent=chain.root / "day-12")
+    lines = str(dry_run(str(chain.root / "turnover.toml"), None, options)).splitlines()
+    (line,) = [line for line in lines if line.startswith("  rows         table user_id: ")]
+    (new,) = re.findall(r": about (\d+) new and", line)
+    (sampled,) = [line for line in lines if line.startswith("  user_id  ")]
+    users = [row["user_id"] for row in [*chain.days[17][:4], *chain.days[17][10:14], *chain.days[17][20:]]]
+    assert int(sampled.split()[-2].replace(",", "")) > sum(count > 1 for count in Counter(users).values())
+    assert int(new) >= int(sampled.split()[-2])
+
+
 def test_datasets_with_freed_rows_verify(chain: Chain) -> None:
     assert any(value is None for table in reference_tables() for value, _, _ in chain.vocabulary("day-14", table))
     assert list(dataset_problems(chain.root / "day-14")) == []
@@ -210,10 +226,17 @@ def test_a_parent_without_its_counts_is_refused(chain: Chain) -> None:
     file.write_bytes(content[:-20] + b"damage" + content[-14:])
     with pytest.raises(DataError, match=r"values_of_city\.parquet: SHA-256 .*, so the file has changed since"):
         chain.append("refused", 6, "broken")
+    success = chain.root / "broken" / "_SUCCESS"
+    digests_of_files = success.read_text()
+    success.write_text("")  # Then files are read without a check of their digests.
+    file.write_bytes(content[:-20])
+    with pytest.raises(DataError, match=r"values_of_city\.parquet: unreadable \(.*\); values of an appended day are"):
+        chain.append("refused", 6, "broken")
+    success.write_text(digests_of_files)
     file.unlink()
     with pytest.raises(PleRecError, match=r"values_of_city\.parquet"):
         chain.append("refused", 6, "broken")
-    (chain.root / "broken" / "_SUCCESS").write_text("")  # Without digests, too.
+    success.write_text("")
     with pytest.raises(DataError) as caught:
         chain.append("refused", 6, "broken")
     assert str(caught.value) == (

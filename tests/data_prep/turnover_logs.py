@@ -269,7 +269,7 @@ class Chain:
 
     def _prepare(self, raw: Path, out: str, overrides: Sequence[str], options: dict[str, Any]) -> tuple[Summary, str]:
         lines = io.StringIO()
-        settings = Options(str(raw), threads=1, overrides=overrides, **options)
+        settings = Options(str(raw), threads=1, overrides=tuple(overrides), **options)
         summary = prepare(str(self.root / "turnover.toml"), self.root / out, settings, progress=Progress(stream=lines))
         return summary, lines.getvalue()
 

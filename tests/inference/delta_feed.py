@@ -1,6 +1,7 @@
 """The example `feed` with days that are appended, and runs that go on from day to day: what deltas are exported from.
 
-Each later day has some users and videos that no earlier day has, and tables have free rows for them.
+Each later day has some users and videos that no earlier day has, and tables have free rows for them. A value without a
+training row on a day loses its row, which new values of the same or a later day get.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.training.small import small_config
 FREE_ROWS = """
 [tables.user_id]
 capacity = 40
+expire = { unseen_days = 1 }
 
 [tables.city]
 capacity = 12
@@ -45,7 +47,7 @@ def write_days(root: Path, last: int) -> Path:
         last: Number of the last day.
     """
     write_logs(root)
-    toml = TOML.replace("capacity = 20", "capacity = 60")
+    toml = TOML.replace("capacity = 20", "capacity = 60\nexpire = { unseen_days = 1 }")
     (root / "feed.toml").write_text(toml.replace("[tables.video_id]", f"{FREE_ROWS}\n[tables.video_id]"))
     train_feed(root)
     data, run = root / "data", root / "run"

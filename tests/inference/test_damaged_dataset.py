@@ -6,7 +6,7 @@ Nor is an export let through that reads raw values in another way than the datas
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from ple_rec.cli import main
-from ple_rec.inference import export
+from ple_rec.config.schema import SparseFeature
+from ple_rec.data.encode import Encoder
+from ple_rec.inference import version_files
 from ple_rec.inference.model_dir import version_names
-from ple_rec.training.context import EvaluationContext
 from tests.inference.exported import export_run
 from tests.inference.feed import LAST, log_of
 
@@ -78,13 +79,12 @@ def test_an_export_that_reads_raw_values_as_others_is_refused(
     feature: str,
 ) -> None:
     """Scores of table rows are those of the run, whatever the export's own vocabularies say."""
-    copy = export._copy_dataset_files
 
-    def harmed(folder: Path, job: EvaluationContext) -> None:
-        copy(folder, job)
+    def harmed(folder: Path, features: Sequence[SparseFeature]) -> Encoder:
         harm(folder / file)
+        return Encoder(folder, features)
 
-    monkeypatch.setattr(export, "_copy_dataset_files", harmed)
+    monkeypatch.setattr(version_files, "Encoder", harmed)
     export_run(feed / "run", tmp_path / "model", "--tolerance", "1", "--auc-loss", "1", code=3)
     said = rf"feature {feature}: the raw value .* is read as row \d+ of its table; the dataset has it in row \d+"
     assert re.search(f"export, {said}", capsys.readouterr().err)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +16,23 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ple_rec.analysis.finished import load_finished_run
 from ple_rec.cli import main
-from ple_rec.errors import DataError, DeltaTooLargeError, UserError
-from ple_rec.inference import delta_export, tables
+from ple_rec.config.choices import TablePrecision
+from ple_rec.errors import DeltaTooLargeError, UserError
+from ple_rec.inference import tables
+from ple_rec.inference.delta import write_changed_rows
 from ple_rec.inference.delta_export import find_changed_rows
-from ple_rec.inference.load_version import load_ranker
+from ple_rec.inference.export import export
+from ple_rec.inference.export_options import ExportOptions
+from ple_rec.inference.held_out import RawHeldOutRows
+from ple_rec.inference.load_version import load_ranker, load_side_tables, sides_of
 from ple_rec.inference.manifest import check_version
 from ple_rec.inference.model_dir import latest_version, version_names
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import StoredTable, row_bytes, write_table
 from ple_rec.storage import location, write_text
+from ple_rec.training.trained import single_process_config
 from tests.inference.delta_feed import program_writer, train_on, write_days
 from tests.inference.exported import export_run, set_latest
 from tests.inference.feed import FIRST_USER
@@ -48,28 +58,34 @@ def _programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 class Models(NamedTuple):
-    """Two models of the same runs: one of deltas, the other of whole versions."""
+    """Two models of the same runs: v2 to v<last> are deltas in the first one, and whole in the other one."""
 
     deltas: Path
     whole: Path
-    precision: str
+    precision: TablePrecision
+    last: int
 
 
-@pytest.fixture(scope="module", params=["int8", "int4"])
+# Run and checkpoint of each version. A chain of three deltas takes a while, so int4 has one delta.
+EXPORTS: dict[TablePrecision, list[tuple[str, str]]] = {
+    "int8": [("run", "best"), ("run-5", "best"), ("run-6", "step-2"), ("run-6", "step-4")],
+    "int4": [("run", "best"), ("run-6", "step-4")],
+}
+
+
+@pytest.fixture(scope="module", params=list(EXPORTS))
 def models(days: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Models:
-    """v1 of the first run; v2 of the next day; v3 and v4 of the last day's run after 2 and 4 steps; v5 is v4 squashed.
-
-    The versions v2 to v4 are deltas, and in the other model whole.
-    """
-    root = tmp_path_factory.mktemp("models")
-    argv = ("--precision", request.param, *SMALL)
-    exports = [("run", "best"), ("run-5", "best"), ("run-6", "step-2"), ("run-6", "step-4")]
+    """Models of all runs; the version after the last delta is that delta, squashed."""
+    root, exports = tmp_path_factory.mktemp("models"), EXPORTS[request.param]
     for number, (run, checkpoint) in enumerate(exports, 1):
-        delta = ("--delta", f"v{number - 1}") if number > 1 else ()
-        export_run(days / run, root / "deltas", "--checkpoint", checkpoint, *argv, *delta)
-        export_run(days / run, root / "whole", "--checkpoint", checkpoint, *argv)
-    assert main(["export", "--squash", "v4", "--out", str(root / "deltas")]) == 0
-    return Models(root / "deltas", root / "whole", request.param)
+        argv = ("--precision", request.param, *SMALL, "--checkpoint", checkpoint)
+        export_run(days / run, root / "whole", *argv)
+        if number == 1:
+            shutil.copytree(root / "whole", root / "deltas")
+        else:
+            export_run(days / run, root / "deltas", *argv, "--delta", f"v{number - 1}")
+    assert main(["export", "--squash", f"v{len(exports)}", "--out", str(root / "deltas")]) == 0
+    return Models(root / "deltas", root / "whole", request.param, len(exports))
 
 
 def described(version: Path) -> dict[str, Any]:
@@ -88,22 +104,18 @@ def answers(ranker: Ranker) -> list[Any]:
     return [{key: value for key, value in answer.items() if key != "version"} for answer in found]
 
 
-@pytest.mark.parametrize(("number", "whole"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 4)])
-def test_scores_are_those_of_a_whole_export(models: Models, number: int, whole: int) -> None:
-    delta = load_ranker(models.deltas / f"versions/v{number}", threads=1)
-    expected = load_ranker(models.whole / f"versions/v{whole}", threads=1)
-    assert answers(delta) == answers(expected)
-    assert ("delta" in delta.description) is (1 < number < 5)
-
-
-def test_versions_differ(models: Models) -> None:
-    """Each delta has changed something: without it the comparison of scores would say nothing."""
-    found = [answers(load_ranker(models.deltas / f"versions/v{number}", threads=1)) for number in range(1, 5)]
-    for older, newer in zip(found, found[1:], strict=False):
-        assert older != newer
-    for number in (2, 3):
-        changes = pq.read_table(models.deltas / f"versions/v{number}/vocab/user_id.delta.parquet")
-        assert changes.num_rows > 0
+def test_scores_are_those_of_a_whole_export(models: Models) -> None:
+    before = None
+    for number in range(1, models.last + 1):
+        delta = load_ranker(models.deltas / f"versions/v{number}", threads=1)
+        found = answers(delta)
+        assert found == answers(load_ranker(models.whole / f"versions/v{number}", threads=1))
+        assert ("delta" in delta.description) is (number > 1)
+        assert found != before
+        before = found
+    squashed = load_ranker(models.deltas / f"versions/v{models.last + 1}", threads=1)
+    assert answers(squashed) == before
+    assert "delta" not in squashed.description
 
 
 def files(version: Path) -> dict[str, bytes]:
@@ -112,24 +124,25 @@ def files(version: Path) -> dict[str, bytes]:
 
 
 def test_a_squashed_version_has_the_files_of_a_whole_export(models: Models) -> None:
-    squashed, whole = files(models.deltas / "versions/v5"), files(models.whole / "versions/v4")
+    version, expected_version = models.deltas / f"versions/v{models.last + 1}", latest_version(models.whole)
+    squashed, whole = files(version), files(expected_version)
     assert squashed.keys() == whole.keys()
     assert [name for name in whole if squashed[name] != whole[name]] == sorted(OF_A_VERSION, key=list(whole).index)
-    model, expected = described(models.deltas / "versions/v5"), described(models.whole / "versions/v4")
-    assert model["card"].pop("squashed") == "v4"
-    assert "- Whole version of v4, a delta, with the same scores\n" in squashed["MODEL_CARD.md"].decode()
+    model, expected = described(version), described(expected_version)
+    assert model["card"].pop("squashed") == f"v{models.last}"
+    assert f"- Whole version of v{models.last}, a delta, with the same scores\n" in squashed["MODEL_CARD.md"].decode()
     for each in (model, expected):
         del each["card"]["created"]
     assert model == expected
 
 
 def test_a_delta_holds_only_what_differs(models: Models) -> None:
-    for number in range(2, 5):
+    for number in range(2, models.last + 1):
         version = models.deltas / f"versions/v{number}"
         check_version(version)
         model, overlay, whole = described(version), 0, 0
         for table in model["tables"]:
-            width = row_bytes(table["dim"], models.precision)  # type: ignore[arg-type]
+            width = row_bytes(table["dim"], models.precision)
             size = (version / "tables" / table["file"]).stat().st_size
             assert size == table["bytes"] == table["changed"] * (4 + width)
             assert table["changed"] == expected_changes(models, number, table["name"], width)
@@ -155,28 +168,28 @@ def expected_changes(models: Models, number: int, table: str, width: int) -> int
 def changed_rows(models: Models, number: int, table: str, width: int) -> set[int]:
     """Rows that some version since v1 has changed."""
     versions = [stored(models, each, table, width) for each in range(1, number + 1)]
-    pairs = zip(versions, versions[1:], strict=False)
-    return {int(row) for old, new in pairs for row in (new != old).any(1).nonzero()[0]}
+    return {int(row) for old, new in pairwise(versions) for row in (new != old).any(1).nonzero()[0]}
 
 
 def test_the_card_and_the_summary_say_what_has_changed(
-    models: Models, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    first: Path, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = shutil.copytree(models.deltas, tmp_path / "m")
-    for name in ("v2", "v3", "v4", "v5"):
-        shutil.rmtree(model / "versions" / name)
-    export_run(days / "run-5", model, "--precision", models.precision, *SMALL, "--delta", "v1")
+    model = shutil.copytree(first, tmp_path / "m")
+    export_run(days / "run-5", model, "--precision", "int8", *SMALL, "--delta", "v1")
     said, version = capsys.readouterr().out, latest_version(model)
     card = described(version)["card"]["delta"]
     changes = pq.read_table(version / "vocab/user_id.delta.parquet")
     came = changes.num_rows - changes["raw"].null_count
-    assert card["values"]["user_id"] == {"came": came, "went": 0}
+    assert came > 0
+    went = changes.num_rows - changes["previous"].null_count
+    assert went > 0
+    assert card["values"]["user_id"] == {"came": came, "went": went}
     rows = card["changed_rows"]["user_id"]
-    assert f"user_id: {rows} rows changed, {came} values came, 0 went\n" in said
+    assert f"user_id: {rows} rows changed, {came} values came, {went} went\n" in said
     assert f"delta of v1; {card['bytes']:,} bytes, " in said
     text = (version / "MODEL_CARD.md").read_text()
     assert f"- Delta: of v1; {card['bytes']:,} bytes, " in text
-    assert f"| user_id | 40 | {rows} | {came} | 0 |\n" in text
+    assert f"| user_id | 40 | {rows} | {came} | {went} |\n" in text
     assert card["whole_bytes"] == sum(path.stat().st_size for path in _files_of_manifest(model / "versions/v1"))
 
 
@@ -199,7 +212,7 @@ def test_bytes_grow_with_the_changed_rows_alone(
     for _ in range(2):  # The base is a delta in the second round.
         changes = find_changed_rows("t", [weight_RD[:300], weight_RD[300:]], before)
         assert changes.rows_E.tolist() == rows.tolist()
-        delta_export.write_changed_rows(tmp_path / "delta", changes)
+        write_changed_rows(tmp_path / "delta", changes)
         assert (tmp_path / "delta").stat().st_size == changed * (4 + row_bytes(8, precision))
         before = before.with_changes(changes)
         assert find_changed_rows("t", [weight_RD], before).rows_E.tolist() == []
@@ -231,7 +244,7 @@ def first(days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             ("--delta", "v1"),
-            "--precision: got fp32; a delta has the precision of its base, and v1 is in int8. Fix: give",
+            "--precision: got fp32; a delta has the precision of its base, and v1 is in int8",
         ),
         (("--delta", "v1", "--precision", "int4"), "and v1 is in int8. Fix: give --precision int8"),
         (
@@ -254,9 +267,7 @@ def test_options_that_do_not_fit(
     assert message in refused(first, capsys, days / "run-5", *argv)
 
 
-def test_too_many_changes_ask_for_a_whole_version(
-    first: Path, days: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_changes_ask_for_a_whole_version(first: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(first, capsys, days / "run-5", "--delta", "v1", "--precision", "int8", "--delta-share", "0.01")
     assert "--delta v1: rows that have changed since v1, the last whole version, take 0." in said
     assert (
@@ -271,9 +282,7 @@ def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.Ca
     export_run(days / "run-6", model, "--precision", "int8", *SMALL[:2])
     said = refused(model, capsys, days / "run-5", "--delta", "v3", "--precision", "int8")
     assert "does not descend from" in said
-    assert (
-        "in other datasets, rows of tables belong to other values. Fix: export a whole version: leave --delta" in said
-    )
+    assert "in other datasets, rows of tables belong to other values. Fix: export a whole version: leave" in said
     shutil.rmtree(model)
 
 
@@ -282,7 +291,7 @@ def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.Ca
     [
         ({"name": "other"}, "name other in place of small; a delta has the name of its base"),
         ({"data": {"drop": ["city"]}}, "features none in place of city; a delta has the features of its base"),
-        ({"embeddings": {"dim": 8}}, "of 8 columns; in the base it has 25 rows of 4 columns"),
+        ({"embeddings": {"dim": 8}}, "of 8 columns; in the base it has 12 rows of 4 columns"),
     ],
 )
 def test_a_run_of_another_model(
@@ -297,22 +306,26 @@ def test_a_run_of_another_model(
     assert message in refused(first, capsys, run, "--delta", "v1", "--precision", "int8")
 
 
-def test_a_base_that_is_damaged_incomplete_or_gone(models: Models, days: Path, tmp_path: Path, capsys: Any) -> None:
-    model = shutil.copytree(models.deltas, tmp_path / "m")
-    argv = (days / "run-6", "--precision", models.precision, *SMALL, "--delta", "v4")
-    file = model / "versions/v2/tables" / f"user_id.{models.precision}.delta"
+def test_a_base_that_is_damaged_incomplete_or_gone(
+    models: Models, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, name = shutil.copytree(models.deltas, tmp_path / "m"), f"v{models.last}"
+    argv = (days / "run-6", "--precision", models.precision, *SMALL, "--delta", name)
+    file = model / "versions/v1/tables" / f"user_id.{models.precision}"
     content = file.read_bytes()
     file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-    said = refused(model, capsys, *argv, code=3)
-    assert f"{file}: has the SHA-256 " in said
+    assert f"{file}: has the SHA-256 " in refused(model, capsys, *argv, code=3)
     file.write_bytes(content)
-    (model / "versions/v4/manifest.json").unlink()
-    assert "--delta: got 'v4'; it names a complete version of" in refused(model, capsys, *argv)
-    (model / "versions/v3/manifest.json").rename(model / "versions/v4/manifest.json")
-    assert "v4" in refused(model, capsys, *argv, code=3)
-    shutil.rmtree(model / "versions/v2")
-    said = refused(model, capsys, days / "run-6", "--precision", models.precision, *SMALL, "--delta", "v3")
-    assert "--delta: got 'v3'" in said
+    manifest = model / "versions" / name / "manifest.json"
+    text = manifest.read_text()
+    manifest.unlink()
+    assert f"--delta: got '{name}'; it names a complete version of" in refused(model, capsys, *argv)
+    manifest.write_text(text)
+    base = model / "versions" / f"v{models.last - 1}"
+    (base / "manifest.json").write_text((base / "manifest.json").read_text() + " ")
+    assert f"was made from {base.name} with the manifest" in refused(model, capsys, *argv, code=3)
+    shutil.rmtree(base)
+    assert f"{base}: is missing; {name} has only what differs from it" in refused(model, capsys, *argv, code=3)
 
 
 def test_what_is_squashed_is_a_delta(first: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -328,17 +341,32 @@ def test_what_is_squashed_is_a_delta(first: Path, capsys: pytest.CaptureFixture[
     assert "--squash: got 'v9'; it names a complete version of" in refused_squash("--squash", "v9")
     said = refused_squash("--squash", "v1", "--delta", "v1", "--precision", "int8")
     assert "--squash: got it with --precision, --delta; the whole version has the content of the delta" in said
-    assert "RUN: missing; it is the run that is exported. Fix: name it, or a version by --squash" in refused_squash()
+    assert "export: RUN missing; it is the run that is exported. Fix: name it, or give --squash" in refused_squash()
 
 
+@pytest.mark.parametrize("models", ["int8"], indirect=True)
+def test_only_the_served_version_is_squashed(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the scores of an older version would be served, because the whole version becomes the latest."""
+    model = shutil.copytree(models.deltas, tmp_path / "m")
+    (model / "latest").write_text("v1\n")
+    names = version_names(model)
+    assert main(["export", "--squash", f"v{models.last}", "--out", str(model)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--squash: got v{models.last}, but v1 is served; the whole version is served from now on" in said
+    assert version_names(model) == names
+    assert (model / "latest").read_text() == "v1\n"
+
+
+@pytest.mark.parametrize("models", ["int8"], indirect=True)
 def test_a_delta_in_a_store(models: Models, days: Path, address: str) -> None:
     model = location(address)
     for number in (1, 2):
-        put_folder(models.deltas / f"versions/v{number}", f"{address}/versions/v{number}")
+        put_folder(models.deltas / f"versions/v{number}", f"{address.removeprefix('s3://')}/versions/v{number}")
     write_text(model / "latest", "v2\n")
-    argv = ["--precision", models.precision, *SMALL]
-    run = ["export", str(days / "run-6"), "--out", address, "--checkpoint", "step-2", "--examples", "24"]
-    assert main([*run, *argv, "--delta", "v2"]) == 0
+    argv = ["--precision", models.precision, *SMALL, "--checkpoint", "step-2", "--examples", "24"]
+    assert main(["export", str(days / "run-6"), "--out", address, *argv, "--delta", "v2"]) == 0
     expected = answers(load_ranker(models.whole / "versions/v3", threads=1))
     assert answers(load_ranker(latest_version(model), threads=1)) == expected
     assert main(["export", "--squash", "v3", "--out", address]) == 0
@@ -346,12 +374,64 @@ def test_a_delta_in_a_store(models: Models, days: Path, address: str) -> None:
     assert answers(load_ranker(latest_version(model), threads=1)) == expected
 
 
-def test_going_back_is_latest(models: Models, tmp_path: Path) -> None:
-    model = shutil.copytree(models.deltas, tmp_path / "m")
-    for number in (4, 2, 1, 3):
-        set_latest(model, f"v{number}")
-        expected = load_ranker(models.whole / f"versions/v{number}", threads=1)
-        assert answers(load_ranker(latest_version(model), threads=1)) == answers(expected)
-    shutil.rmtree(model / "versions/v2")
-    with pytest.raises(DataError, match="v2"):
-        load_ranker(latest_version(model), threads=1)
+@pytest.fixture
+def disk(first: Path, tmp_path: Path) -> Iterator[Path]:
+    """A model with v1, on a file system that has room for half of a delta."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user may mount nothing")
+    shutil.copytree(first / "versions/v1", place / "m/versions/v1")
+    set_latest(place / "m", "v1")
+    state = os.statvfs(place)
+    used = (state.f_blocks - state.f_bfree) * state.f_bsize
+    subprocess.run(["mount", "-o", f"remount,size={used + 80 * 1024}", str(place)], check=True)
+    yield place / "m"
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_full_in_the_middle(disk: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(disk, capsys, days / "run-5", "--precision", "int8", *SMALL, "--delta", "v1")
+    assert "No space left on device; a model and its side tables need disk space" in said
+    load_ranker(latest_version(disk))
+
+
+@pytest.mark.parametrize("dense", ["bf16", "auto"])
+def test_a_delta_has_a_precision_of_matrix_products_of_its_own(
+    first: Path, days: Path, tmp_path: Path, dense: str
+) -> None:
+    model, argv = shutil.copytree(first, tmp_path / "m"), ("--precision", "int8", *SMALL, "--dense", dense)
+    export_run(days / "run-5", model, *argv, "--delta", "v1")
+    export_run(days / "run-5", model, *argv)
+    delta, whole = (described(model / "versions" / name) for name in ("v3", "v4"))
+    assert delta["dense"] == whole["dense"] == {"precision": dense}
+    assert delta["card"]["check"] == whole["card"]["check"]
+    assert delta["card"]["check"]["dense"] == "bf16"
+
+
+def test_the_caller_gets_the_ranker_of_the_delta(first: Path, days: Path, tmp_path: Path) -> None:
+    model, found = shutil.copytree(first, tmp_path / "m"), []
+    options = ExportOptions("int8", delta="v1", delta_share=1, auc_loss=1, examples=24)
+    config, metrics = load_finished_run(days / "run-5", ())
+    config = single_process_config(config, metrics)
+
+    def accept(ranker: Ranker, _: RawHeldOutRows) -> None:
+        assert version_names(model) == ["v1", "v2"]
+        found.append(answers(ranker))
+
+    export(config, metrics, days / "run-5", model, options, accept=accept)
+    assert found == [answers(load_ranker(latest_version(model), threads=1))]
+
+
+@pytest.mark.slow
+def test_rates_are_published_with_a_delta(rates_feed: Path, rates_child: Path, tmp_path: Path) -> None:
+    model, argv = tmp_path / "m", ("--precision", "int8", *SMALL)
+    export_run(rates_feed / "run", model, *argv)
+    assert (model / "tables/by_video_id/latest").read_text() == "v1\n"
+    run = train_on(rates_child, tmp_path / "run", rates_feed / "run")
+    export_run(run, model, *argv, "--delta", "v1")
+    assert (model / "tables/by_video_id/latest").read_text() == "v2\n"
+    ranker, misfits = load_side_tables(load_ranker(latest_version(model)), latest_version(model))
+    assert not misfits
+    assert set(ranker.side_tables) == {side.name for side in sides_of(ranker.raw_form) if side.rates}

@@ -25,6 +25,7 @@ from ple_rec.data.vector_lookup import VectorLookup
 from ple_rec.data.vectors import FrozenTable
 from ple_rec.errors import UserError
 from ple_rec.inference.feature_parsing import MAX_VECTOR_NUMBERS
+from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request_error import RequestError
@@ -355,6 +356,21 @@ def test_the_newest_vector_of_a_key_is_found(tmp_path: Path) -> None:
 def test_an_empty_table_has_no_key(tmp_path: Path) -> None:
     table = pa.table({"key_id": pa.array([], pa.string()), "vector": pa.array([], pa.list_(pa.float32(), 1))})
     assert np.isnan(VectorLookup(_frozen(tmp_path, table)).vectors(pa.array(["a", None]))).all()
+
+
+def test_a_delta_shares_frozen_tables_that_have_not_changed(root: Path, tmp_path: Path) -> None:
+    model, export = tmp_path / "model", ["export", str(root / "run"), "--out", str(tmp_path / "model")]
+    for argv in (["--precision", "int8"], ["--precision", "int8", "--delta", "v1"]):
+        assert main([*export, *argv, "--auc-loss", "1", "--user-features", "taste"]) == 0
+    assert not (model / "versions/v2/vectors").exists()
+    rows = [{"video_id": video, "content": video} for video in (*KNOWN, "none")]
+    whole, delta = (load_ranker(model / "versions" / name, threads=1) for name in ("v1", "v2"))
+    assert scores(delta, rows) == scores(whole, rows)
+    assert {table["changed"] for table in delta.description["tables"]} == {0}
+    assert main(["export", "--squash", "v2", "--out", str(model)]) == 0
+    name = "vectors/content.parquet"
+    assert (model / "versions/v3" / name).read_bytes() == (model / "versions/v1" / name).read_bytes()
+    assert scores(load_ranker(model / "versions/v3", threads=1), rows) == scores(whole, rows)
 
 
 @pytest.mark.parametrize("kind", ["dated", "two keys"])

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ple_rec.data.vocabulary_changes import VocabularyChanges
+from ple_rec.data.vocabulary_index import check_vocabulary
 from ple_rec.inference import vocabulary_files
 from ple_rec.inference.vocabulary_files import compare_values, read_values, write_vocabulary
 
@@ -45,7 +47,8 @@ def next_values(random_: random.Random, values: Values, text: bool, day: int) ->
 def test_a_chain_has_the_values_of_its_last_version(tmp_path: Path, seed: int, text: bool) -> None:
     random_, kind = random.Random(seed), pa.string() if text else pa.int64()
     values = next_values(random_, [None] * random_.randrange(20), text, 0)
-    file, changes = tmp_path / "whole.parquet", []
+    file = tmp_path / "whole.parquet"
+    changes: list[VocabularyChanges] = []
     write_vocabulary(file, pieces(values, kind))
     for day in range(1, 4):
         later = next_values(random_, values, text, day)
@@ -65,6 +68,7 @@ def test_a_chain_has_the_values_of_its_last_version(tmp_path: Path, seed: int, t
     write_vocabulary(tmp_path / "again.parquet", pieces(values, kind))
     assert (tmp_path / "squashed.parquet").read_bytes() == (tmp_path / "again.parquet").read_bytes()
     table = pq.read_table(tmp_path / "squashed.parquet")
-    assert table.column_names == ["raw", "row"]
+    assert table.column_names == ["raw", "row", "day"]
     assert table["row"].to_pylist() == list(range(1, len(values) + 1))
     assert table["raw"].to_pylist() == values
+    check_vocabulary(tmp_path / "squashed.parquet")

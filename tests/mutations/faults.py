@@ -51,6 +51,8 @@ _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _TURNOVER = ("tests/data_prep/vocabulary/test_turnover.py",)
 _RANKER = ("tests/inference/test_ranker.py",)
+_DELTA_EXPORT = ("tests/inference/test_delta_export.py",)
+_VOCABULARY_FILES = ("tests/inference/test_vocabulary_files.py",)
 _DELTA = ("tests/inference/test_delta.py",)
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
@@ -59,6 +61,8 @@ _DEVICES = ("tests/gpu_proofs/test_devices.py",)
 _ONE_GRAPH = ("tests/gpu_proofs/test_one_graph.py",)
 _COLLECTIVES = ("tests/gpu_proofs/test_collectives.py",)
 _STREAMS = ("tests/gpu_proofs/test_streams.py",)
+_DAYS = ("tests/days/test_daily.py",)
+_GATE = ("tests/days/test_gate.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -449,6 +453,49 @@ FAULTS: tuple[Fault, ...] = (
         "if not pending.request.rows:",
         ("tests/serving/http/test_batching.py",),
     ),
+    # Chains of days
+    Fault(
+        "the gate judges by the unfavourable end of the interval",
+        "ple_rec/days/gate.py",
+        "each.interval[1] < -each.margin",
+        "each.interval[0] < -each.margin",
+        _GATE,
+    ),
+    Fault(
+        "a task with few positives counts",
+        "ple_rec/days/gate.py",
+        " and each.positives >= gate.min_positives",
+        "",
+        _GATE,
+    ),
+    Fault(
+        "a refused candidate is published",
+        "ple_rec/days/run.py",
+        "                if reasons:\n                    raise _Refused\n",
+        "",
+        _DAYS,
+    ),
+    Fault(
+        "the day after a refusal starts from the day before it in the chain",
+        "ple_rec/days/served.py",
+        "start = chain.find(served.dataset)",
+        "start = chain.find(before.fingerprint)",
+        _DAYS,
+    ),
+    Fault(
+        "the candidate is compared with itself",
+        "ple_rec/days/validation.py",
+        "served_scores_NK = _score(served, raw, rows_N)",
+        "served_scores_NK = scores_NK",
+        _DAYS,
+    ),
+    Fault(
+        "a day that was killed after its publication is published again",
+        "ple_rec/days/run.py",
+        'if existing is not None and record is not None and record.verdict == "accepted":',
+        "if False:",
+        _DAYS,
+    ),
     # GPU
     Fault(
         "the loss of each task takes an operator more",
@@ -706,5 +753,48 @@ FAULTS: tuple[Fault, ...] = (
         "np.where(i < new, users + i,",
         "np.where(i < 0, users + i,",
         ("tests/benchmarks/test_delta.py",),
+    ),
+    # Deltas of exported models
+    Fault(
+        "the share of a delta forgets the rows that earlier deltas have changed",
+        "ple_rec/inference/delta_export.py",
+        "len(np.union1d(changes.rows_E.numpy(), older))",
+        "len(changes.rows_E)",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "a row is left out of a delta if one of its bytes is that of the base",
+        "ple_rec/inference/delta_export.py",
+        "(chunk_NP != before_NP).any(1)",
+        "(chunk_NP != before_NP).all(1)",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "a delta of a dataset of another lineage is exported",
+        "ple_rec/inference/delta_export.py",
+        "if trained_on not in schema.lineage():",
+        "if not schema.lineage():",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "a value that has lost its row is not among the changes of a vocabulary",
+        "ple_rec/inference/vocabulary_files.py",
+        "pc.or_(differ, pc.xor(new_values.is_null(), old_values.is_null()))",
+        "pc.or_(differ, pc.and_not(new_values.is_valid(), old_values.is_valid()))",
+        _VOCABULARY_FILES,
+    ),
+    Fault(
+        "of two changes of a row by a chain of deltas, the older one is read",
+        "ple_rec/inference/vocabulary_files.py",
+        "for each in changes:\n        begin, end",
+        "for each in reversed(changes):\n        begin, end",
+        _VOCABULARY_FILES,
+    ),
+    Fault(
+        "an error of the caller's gate does not stop an export",
+        "ple_rec/inference/export.py",
+        "accept(ranker, raw)",
+        "pass",
+        _DELTA_EXPORT,
     ),
 )

@@ -54,21 +54,34 @@ def resampled_metrics(
     Args:
         rows: Arrays of a run's `test_rows.npz`: `labels`, `weights`, `scores` (N, K), and `group` and `subgroup` (N,)
             if they exist.
-        metrics: Index of the task, and name of the metric, of each of the M metrics: "auc", "mse" or a GAUC.
+        metrics: Index of the task, and name of the metric, of each of the M metrics: "auc", "ne", "mse" or a GAUC.
         resamples: Number of resamples R.
     """
+    resampled, groups = _prepare_metrics(rows, metrics)
+    chunks = [[each(counts_GC) for each in resampled] for counts_GC in draw_counts(groups, resamples)]
+    return np.concatenate([np.stack(chunk) for chunk in chunks], axis=1)
+
+
+def metrics_of_rows(rows: Mapping[str, NDArray[Any]], metrics: Sequence[tuple[int, str]]) -> Floats:
+    """Return every metric of the rows themselves, (M,); the arguments are those of `resampled_metrics`."""
+    each_metric, groups = _prepare_metrics(rows, metrics)
+    return np.concatenate([each(np.ones((groups, 1), np.uint8)) for each in each_metric])
+
+
+def _prepare_metrics(
+    rows: Mapping[str, NDArray[Any]], metrics: Sequence[tuple[int, str]]
+) -> tuple[list[Callable[[Counts], Floats]], int]:
+    """Return a function from counts of groups to the values of each metric, and the number of groups."""
     group_N, groups = _number_groups(rows.get("group"), len(rows["labels"]))
 
-    def resample(task: int, metric: str) -> Callable[[Counts], Floats]:
+    def prepare(task: int, metric: str) -> Callable[[Counts], Floats]:
         label_N, weight_N, score_N = (np.asarray(rows[name])[:, task] for name in ("labels", "weights", "scores"))
         if metric == SUBGROUP_GAUC:
             part_N, _ = _number_groups(rows["subgroup"], len(group_N))
             return _resampled_gauc(label_N, weight_N, score_N, group_N, groups, part_N)
         return _METRICS[metric](label_N, weight_N, score_N, group_N, groups)
 
-    resampled = [resample(task, metric) for task, metric in metrics]
-    chunks = [[each(counts_GC) for each in resampled] for counts_GC in draw_counts(groups, resamples)]
-    return np.concatenate([np.stack(chunk) for chunk in chunks], axis=1)
+    return [prepare(task, metric) for task, metric in metrics], groups
 
 
 def row_interval(
@@ -80,7 +93,7 @@ def row_interval(
     """Return the 95 % percentile interval of the gain, which is averaged over the seeds within each resample.
 
     Args:
-        metric: Name of the metric: "auc", "mse" or a GAUC.
+        metric: Name of the metric: "auc", "ne", "mse" or a GAUC.
         runs: Metric of the task on the R resamples, for each run of the variant.
         baselines: Metric of the task on the R resamples, for the baseline's runs with the same seeds.
         groups: Number of groups of the test split that have rows of the task (`count_groups`).
@@ -236,6 +249,38 @@ class _ResampledMean:
         return mean_C
 
 
+class _ResampledNe:
+    """Normalised entropy on every resample: log loss divided by that of always predicting the resample's mean label.
+
+    A probability of 0 or 1 is moved by the rounding of fp32, which cannot tell it from one that is a little less sure.
+    """
+
+    def __init__(
+        self,
+        label_N: Floats,
+        weight_N: Floats,
+        score_N: Floats,
+        group_N: NDArray[np.int64],
+        groups: int,
+    ) -> None:
+        weighted_N = weight_N > 0
+        positive_N, w_N = label_N[weighted_N] > 0.5, weight_N[weighted_N].astype(np.float64)
+        rounding = float(np.finfo(np.float32).eps)
+        p_N = np.clip(score_N[weighted_N].astype(np.float64), rounding, 1 - rounding)
+        loss_N = -w_N * np.log(np.where(positive_N, p_N, 1 - p_N))
+        sums = [np.bincount(group_N[weighted_N], x_N, groups) for x_N in (loss_N, w_N * positive_N, w_N * ~positive_N)]
+        self.sums_3G = np.stack(sums)
+
+    def __call__(self, counts_GC: Counts) -> Floats:
+        """Return the normalised entropy of C resamples from (G, C) counts."""
+        loss_C, positive_C, negative_C = self.sums_3G @ counts_GC.astype(np.float64)
+        weight_C = positive_C + negative_C
+        with np.errstate(invalid="ignore", divide="ignore"):
+            entropy_C = -positive_C * np.log(positive_C / weight_C) - negative_C * np.log(negative_C / weight_C)
+            ne_C: Floats = loss_C / entropy_C
+        return ne_C
+
+
 def _resampled_mse(
     label_N: Floats, weight_N: Floats, score_N: Floats, group_N: NDArray[np.int64], groups: int
 ) -> _ResampledMean:
@@ -280,6 +325,7 @@ def _resampled_gauc(
 
 _METRICS: dict[str, Callable[..., Callable[[Counts], Floats]]] = {
     "auc": _ResampledAuc,
+    "ne": _ResampledNe,
     "mse": _resampled_mse,
     GAUC: _resampled_gauc,
 }

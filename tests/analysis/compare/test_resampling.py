@@ -10,9 +10,23 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import mean_squared_error, roc_auc_score
 
-from ple_rec.analysis.compare.resampling import RESAMPLES, count_groups, draw_counts, resampled_metrics, row_interval
+from ple_rec.analysis.compare.resampling import (
+    RESAMPLES,
+    count_groups,
+    draw_counts,
+    metrics_of_rows,
+    resampled_metrics,
+    row_interval,
+)
 
 METRICS = ((0, "auc"), (1, "mse"))
+
+
+def normalised_entropy(label: NDArray[Any], score: NDArray[Any], weight: NDArray[Any]) -> float:
+    """Log loss by that of the mean label."""
+    mean = np.average(label, weights=weight)
+    loss = np.average(-np.where(label > 0, np.log(score), np.log(1 - score)), weights=weight)
+    return float(loss / -(mean * np.log(mean) + (1 - mean) * np.log(1 - mean)))
 
 
 def rows_of(n: int, *, groups: int | None, seed: int = 0, weighted: bool = True) -> dict[str, NDArray[Any]]:
@@ -50,6 +64,25 @@ def test_every_resample_is_what_a_direct_computation_gives(groups: int | None, w
     for r in range(35):
         row_N = np.repeat(np.arange(200), counts_GR[group_N, r])
         assert found_KR[:, r] == pytest.approx(directly(rows, row_N), rel=1e-9)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_normalised_entropy_of_every_resample(weighted: bool) -> None:
+    rows = rows_of(200, groups=30, weighted=weighted)
+    rows["scores"] = (1 / (1 + np.exp(-4 * rows["scores"]))).astype(np.float32)
+    group_N = np.unique(rows["group"], return_inverse=True)[1]
+    counts_GR = np.concatenate(list(draw_counts(group_N.max() + 1, 20)), axis=1)
+    values_1R = resampled_metrics(rows, [(0, "ne")], 20)
+    for r in [*range(20), None]:
+        row_N = np.arange(200) if r is None else np.repeat(np.arange(200), counts_GR[group_N, r])
+        kept = row_N[rows["weights"][row_N, 0] > 0]
+        expected = normalised_entropy(
+            *(rows[name][kept, 0].astype(np.float64) for name in ("labels", "scores", "weights"))
+        )
+        value = metrics_of_rows(rows, [(0, "ne")])[0] if r is None else values_1R[0, r]
+        assert value == pytest.approx(expected, rel=1e-6)
+    one_class = rows | {"labels": np.ones_like(rows["labels"])}
+    assert np.isnan(resampled_metrics(one_class, [(0, "ne")], 3)).all()
 
 
 def test_rows_without_a_group_are_drawn_one_by_one() -> None:
