@@ -184,7 +184,7 @@ def export_by_turns(folder: Path, repeats: int) -> dict[str, list[Done]]:
     return turns
 
 
-class Server:
+class ServeProcess:
     """Process of `ple-rec serve` with the version v1 of a model."""
 
     def __init__(self, folder: Path, model: str) -> None:
@@ -241,7 +241,7 @@ def reload_by_turns(folder: Path, repeats: int) -> tuple[dict[str, list[Done]], 
     for turn in range(repeats):
         for model in _MODELS[:: -1 if turn % 2 else 1]:
             # A new process each time, so that its memory does not depend on earlier turns.
-            server = Server(folder, model)
+            server = ServeProcess(folder, model)
             try:
                 before = server.resident_bytes()
                 takes[model].append(server.take(_NEW))

@@ -48,14 +48,14 @@ def squash(model_dir: Location, name: str, new_name: str | None = None) -> Expor
         DataError: A version of the chain is missing or damaged.
     """
     version = find_version(model_dir, name, Option.SQUASH)
-    if (served := latest_version(model_dir).name) != name:
-        rule = "the whole version is served from now on, so it has the scores of the version that is served now"
-        fix = f"give {Option.SQUASH.with_value(served)}, or write {name} into {model_dir / LATEST} first"
-        raise UserError(Option.SQUASH, f"got {name}, but {served} is served", rule, fix)
     ranker = load_ranker(version)
     if "delta" not in ranker.description:
         rule = "only a delta is made whole"
         raise UserError(Option.SQUASH, f"{name} is whole already", rule, "name a delta, or serve this version")
+    if (served := latest_version(model_dir).name) != name:
+        rule = "the whole version is served from now on, so it has the scores of the version that is served now"
+        fix = f"give {Option.SQUASH.with_value(served)}, or write {name} into {model_dir / LATEST} first"
+        raise UserError(Option.SQUASH, f"got {name}, but {served} is served", rule, fix)
     chain = [local_version(each) for each in version_chain(version)]
     with new_version(model_dir, new_name) as folder:
         _copy_files(chain, folder)
