@@ -56,7 +56,8 @@ by_activity = come_and_go.permutation(USERS) if args.come_and_go else np.arange(
 def users_of(day: int) -> np.ndarray:
     """Return the users of a day, most active first."""
     present = (first_day <= day) & (day <= last_day) & ~(pauses & ((day + week) % 14 < 7))
-    return by_activity[present[by_activity]]
+    active: np.ndarray = by_activity[present[by_activity]]
+    return active
 
 
 def impressions(day: int) -> pa.Table:
