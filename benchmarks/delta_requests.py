@@ -1,6 +1,6 @@
 """Latency of `ple-rec serve` while it takes deltas of a model, beside no new versions and whole ones.
 
-    python -m benchmarks.deltas [--users N] [--changed SHARE] [--items N] [--seconds S] [--repeats N]
+    python -m benchmarks.delta_requests [--users N] [--changed SHARE] [--items N] [--seconds S] [--repeats N]
 
 Three servers have the reference PLE (`benchmarks.reference`) with tables in int8:
 
