@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -38,9 +38,10 @@ from data_prep.transforms.columns import DAY
 from data_prep.transforms.list_warnings import warn_of_pieces
 from data_prep.transforms.splits import last_training_day
 from data_prep.vocabulary import numbering, turnover
+from data_prep.vocabulary.plan import VocabularyPlan, plan_vocabulary, table_capacity
 from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
 from ple_rec.config.schema import VOCAB_DAY, Table
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError
 
 logger = logging.getLogger(__name__)
 
@@ -54,36 +55,6 @@ MIN_ROWS_TO_SPREAD = 2**20  # With fewer training rows, spreading takes longer t
 # vocabularies.
 _MAX_VALUES_PER_QUERY, _MAX_VOCABULARIES_PER_QUERY = 2**20, 64
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-
-
-@dataclass(frozen=True)
-class _Vocabulary:
-    """Plan of a vocabulary whose values are not counted yet.
-
-    Args:
-        table: Name of its table.
-        spec: Configuration of the table.
-        features: Features that share the table.
-        kind: Type of the values.
-        parent_rows: Number of rows of the parent dataset's vocabulary; 0 without a parent.
-        parent_values: Number of these rows that belong to a value; the others are free.
-        kept_values: Number of values that keep their rows; that of `parent_values` until it is decided which expire.
-        limit: Largest number of values with a row of their own.
-    """
-
-    table: str
-    spec: TableSpec
-    features: tuple[SparseSpec, ...]
-    kind: pa.DataType
-    parent_rows: int
-    parent_values: int
-    kept_values: int
-    limit: int
-
-    @property
-    def has_fixed_size(self) -> bool:
-        """True if a capacity or the parent dataset limits the table, so its size does not depend on the values."""
-        return self.limit + self.spec.hash_rows + 1 < MAX_ROWS
 
 
 class Vocabularies:
@@ -153,10 +124,10 @@ class Vocabularies:
                 features[feature.table_name].append(feature)
         # Vocabularies that one query counts have values of one type, and all or none of them read side tables. Values
         # of a vocabulary in `by_day` are counted by a query of its own.
-        by_type: dict[tuple[pa.DataType, bool], list[_Vocabulary]] = {}
-        by_day: list[_Vocabulary] = []
+        by_type: dict[tuple[pa.DataType, bool], list[VocabularyPlan]] = {}
+        by_day: list[VocabularyPlan] = []
         for name in self.names:
-            vocabulary = self._plan_vocabulary(name, features[name], train)
+            vocabulary = plan_vocabulary(self.config, self.parent, name, features[name], train)
             if vocabulary.spec.counted_days:  # Their counts are written later, so a run that goes on needs them again.
                 by_day.append(vocabulary)
                 continue
@@ -178,32 +149,6 @@ class Vocabularies:
         for name in self.names:
             self._add_written(name, features[name], rows)
 
-    def _plan_vocabulary(self, table: str, features: list[SparseSpec], train: ir.Table) -> _Vocabulary:
-        """Return the plan of the vocabulary of a table, and refuse values of another type than in the parent."""
-        spec, kind = self.config.tables.get(table, TableSpec()), self._value_type(table, features, train)
-        parent_rows = parent_values = 0
-        _, allocated = self._capacity(table)
-        if self.parent is not None:
-            old_kind = pq.read_schema(self.parent.vocabularies[table]).field("raw").type
-            if old_kind != kind:
-                raise DataError(
-                    f"tables.{table}",
-                    f"{', '.join(f.name for f in features)} now of type {kind}, but {old_kind} in {self.parent.path}",
-                    "an appended day keeps every column's type",
-                    "write the day's files with the types of the first days",
-                )
-            parent_rows, parent_values = turnover.count_rows(self.parent.vocabularies[table])
-        limit = allocated - spec.hash_rows - 1
-        return _Vocabulary(table, spec, tuple(features), kind, parent_rows, parent_values, parent_values, limit)
-
-    def _capacity(self, table: str) -> tuple[int | None, int]:
-        """Return the capacity of a table, or None if it has none, and the largest number of rows that it may have."""
-        if self.parent is not None:  # A model that was trained on the parent has embedding tables of this size.
-            old = next(old for old in self.parent.schema.tables if old.name == table)
-            return old.capacity, old.allocated_rows
-        capacity = self.config.tables.get(table, TableSpec()).capacity
-        return capacity, MAX_ROWS if capacity is None else capacity
-
     def _add_written(self, table: str, features: Sequence[SparseSpec], rows: int) -> None:
         """Add a vocabulary that has been written to `tables` and `lookup_tables`; `rows` counts the training rows.
 
@@ -214,7 +159,7 @@ class Vocabularies:
             if feature.bag:
                 self._warn_of_pieces(feature)
         spec = self.config.tables.get(table, TableSpec())
-        capacity, allocated = self._capacity(table)
+        capacity, allocated = table_capacity(self.config, self.parent, table)
         footer = pq.read_metadata(self.path(table))
         used_rows, limit = footer.num_rows + 1, allocated - spec.hash_rows - 1
         if used_rows - 1 > limit:
@@ -254,7 +199,7 @@ class Vocabularies:
             self.engine.materialize(f"spread_{table}", numbering.spread_over_range(entries, low, high)), low, high
         )
 
-    def _write_batch(self, batch: Sequence[_Vocabulary], train: ir.Table, side_bags: Mapping[str, ir.Table]) -> None:
+    def _write_batch(self, batch: Sequence[VocabularyPlan], train: ir.Table, side_bags: Mapping[str, ir.Table]) -> None:
         """Count, number and write several vocabularies by one query; their values have the same type.
 
         The column `PART` holds the index of the vocabulary in `batch` that a row belongs to.
@@ -311,7 +256,7 @@ class Vocabularies:
             sink.write_empty(part)
 
     def _collect_values(
-        self, batch: Sequence[_Vocabulary], train: ir.Table, side_bags: Mapping[str, ir.Table]
+        self, batch: Sequence[VocabularyPlan], train: ir.Table, side_bags: Mapping[str, ir.Table]
     ) -> list[ir.Table]:
         """Return the values of each vocabulary in the training rows, with their days if they are counted by day."""
         columns = [f"raw__{f.name}" for vocabulary in batch for f in vocabulary.features if f.name not in side_bags]
@@ -328,7 +273,7 @@ class Vocabularies:
             values.append(numbering.collect_values(rows, singles, bags, sides, others))
         return values
 
-    def _known_values(self, batch: Sequence[_Vocabulary]) -> ir.Table | None:
+    def _known_values(self, batch: Sequence[VocabularyPlan]) -> ir.Table | None:
         """Return the vocabularies of the parent; None without a parent."""
         if self.parent is None:
             return None
@@ -336,7 +281,7 @@ class Vocabularies:
         return numbering.union_vocabularies([numbering.with_days(self.engine.read([file])) for file in files])
 
     def _turn_over(
-        self, vocabulary: _Vocabulary, values: ir.Table, known: ir.Table | None
+        self, vocabulary: VocabularyPlan, values: ir.Table, known: ir.Table | None
     ) -> tuple[ir.Table, ir.Table | None]:
         """Count the values of a vocabulary by day, and decide which of them get rows and which lose them.
 
@@ -368,22 +313,7 @@ class Vocabularies:
             for batch in islice(file.iter_batches(_CHECKED_VALUES, columns=["raw"]), 1):
                 warn_of_pieces(feature, batch["raw"])
 
-    def _value_type(self, table: str, features: list[SparseSpec], train: ir.Table) -> pa.DataType:
-        """Return the type of the values of all features that share a table, string or int64; refuse several types."""
-        kinds = {}
-        for feature in features:
-            kind = train[f"raw__{feature.name}"].type()
-            kinds[feature.name] = (kind.value_type if feature.bag else kind).copy(nullable=True)
-        if len(set(kinds.values())) > 1:
-            raise UserError(
-                f"tables.{table}",
-                ", ".join(f"{name} gives {kind}" for name, kind in kinds.items()),
-                "features that share a table have values of one type",
-                "cast one of them, e.g. cast(x as string)",
-            )
-        return pa.string() if next(iter(kinds.values())).is_string() else pa.int64()
-
-    def _check_sizes(self, batch: Sequence[_Vocabulary], counts: ir.Table) -> None:
+    def _check_sizes(self, batch: Sequence[VocabularyPlan], counts: ir.Table) -> None:
         """Record and report the tables that have too few rows for their values, and refuse a table that gets empty.
 
         Args:
@@ -400,7 +330,7 @@ class Vocabularies:
             if vocabulary.has_fixed_size and (excess := values - vocabulary.limit) > 0:
                 self._report_overflow(vocabulary, excess)
 
-    def _refuse_empty(self, vocabulary: _Vocabulary) -> None:
+    def _refuse_empty(self, vocabulary: VocabularyPlan) -> None:
         expire = vocabulary.spec.expire
         assert expire is not None  # Values do not lose their rows otherwise.
         first, last = date_text(self.day - expire.unseen_days + 1), date_text(self.day)
@@ -412,7 +342,7 @@ class Vocabularies:
             f"check {', '.join(f.name for f in vocabulary.features)} in the logs of these days, or raise unseen_days",
         )
 
-    def _report_overflow(self, vocabulary: _Vocabulary, excess: int) -> None:
+    def _report_overflow(self, vocabulary: VocabularyPlan, excess: int) -> None:
         hash_rows = vocabulary.spec.hash_rows
         handling = "hashed" if hash_rows else "row 0"
         self.overflow[vocabulary.table] = {"values": excess, "limit": vocabulary.limit, "handling": handling}
