@@ -31,21 +31,21 @@ def add_counts(table: CountedTable, earlier: ir.Table, later: ir.Table, day: int
     """
     rates = table.rates.values()
     first_kept = day - max(rate.delay_days + (rate.window_days or 0) for rate in rates)
-    return merge_counts(earlier, later, first_kept, adds_up=any(rate.window_days is None for rate in rates))
+    return merge_counts(earlier, later, first_kept, sums_older_days=any(rate.window_days is None for rate in rates))
 
 
-def merge_counts(earlier: ir.Table, later: ir.Table, first_day: int, *, adds_up: bool) -> ir.Table:
+def merge_counts(earlier: ir.Table, later: ir.Table, first_day: int, *, sums_older_days: bool) -> ir.Table:
     """Return the sums of earlier and later counts by key and day, for the days from `first_day` on.
 
     Args:
         earlier: Counts by key and day: the columns of `later`.
         later: Columns of the key, `COUNTED_DAY`, and columns of counts, in this order.
         first_day: First day, in days from 1970-01-01.
-        adds_up: True to add up the counts of all days before the first one: each key gets one row with their sums, on
-            the day before the first one. False to leave these days out.
+        sums_older_days: True to add up the counts of all days before the first one: each key gets one row with their
+            sums, on the day before the first one. False to leave these days out.
     """
     rows = ibis.union(earlier.select(later.columns), later, distinct=False)
-    if adds_up:
+    if sums_older_days:
         rows = rows.mutate(**{COUNTED_DAY: ibis.greatest(rows[COUNTED_DAY], ibis.literal(first_day - 1, "int64"))})
     else:
         rows = rows.filter(rows[COUNTED_DAY] >= first_day)

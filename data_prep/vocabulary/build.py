@@ -128,7 +128,8 @@ class Vocabularies:
         by_day: list[VocabularyPlan] = []
         for name in self.names:
             vocabulary = plan_vocabulary(self.config, self.parent, name, features[name], train)
-            if vocabulary.spec.counted_days:  # Their counts are written later, so a run that goes on needs them again.
+            # The counts by day are written after all vocabularies, so a run that goes on after a stop counts again.
+            if vocabulary.spec.counted_days:
                 by_day.append(vocabulary)
                 continue
             footer = read_verified_footer(self.path(name))
@@ -219,6 +220,7 @@ class Vocabularies:
         if any(vocabulary.has_fixed_size for vocabulary in batch):
             counts = self.engine.materialize("counts", counts)
             self._check_sizes(batch, counts)
+        # Indices in `batch` of the vocabularies that have no file yet.
         missing = [part for part, vocabulary in enumerate(batch) if not self.path(vocabulary.table).exists()]
         if not missing:
             return

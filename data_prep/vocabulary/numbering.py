@@ -109,6 +109,7 @@ def assign_freed_rows(counts: ir.Table, freed: ir.Table, freed_rows: int, last_r
     numbered = assign_rows(counts)  # The values get the numbers 1, 2, ... in the order in which rows are assigned.
     numbers = freed.select(freed_row=freed["row"], number=ibis.row_number().over(order_by=freed["row"]) + 1)
     joined = numbered.left_join(numbers, numbered["row"] == numbers["number"])
+    # When all freed rows are assigned, the other values get the rows after the last one.
     later_row = ibis.least(joined["row"].cast("int64") + (last_row - freed_rows), MAX_ROWS).cast("int32")
     return joined.select("raw", row=joined["freed_row"].fill_null(later_row).cast("int32"), count=joined["count"])
 

@@ -25,7 +25,7 @@ class VocabularyPlan:
         kind: Type of the values.
         parent_rows: Number of rows of the parent dataset's vocabulary; 0 without a parent.
         parent_values: Number of these rows that belong to a value; the others are free.
-        kept_values: Number of values that keep their rows; that of `parent_values` until it is decided which expire.
+        kept_values: Number of the parent's values that keep their rows; all of them until it is decided which expire.
         limit: Largest number of values with a row of their own.
     """
 

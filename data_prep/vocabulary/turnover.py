@@ -51,11 +51,11 @@ def add_day(spec: TableSpec, earlier: ir.Table, counts: ir.Table, day: int) -> i
         day: Appended day, in days from 1970-01-01.
     """
     earlier = earlier.mutate(**{COUNTED_DAY: earlier[COUNTED_DAY].cast("int64")})
-    return merge_counts(earlier, counts, day - spec.counted_days + 1, adds_up=False)
+    return merge_counts(earlier, counts, day - spec.counted_days + 1, sums_older_days=False)
 
 
 def latest_days(spec: TableSpec, counts: ir.Table, day: int) -> ir.Table:
-    """Return the counts of the first preparation that later days may need; `day` is its last training day."""
+    """Return the counts of a first preparation that appended days may need; `day` is its last training day."""
     return counts.filter(counts[COUNTED_DAY] > day - spec.counted_days)
 
 

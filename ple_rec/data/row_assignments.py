@@ -22,7 +22,8 @@ _EPOCH = np.datetime64("1970-01-01")
 def rows_assigned_after(dataset: DatasetDirectory, fingerprint: str) -> dict[str, NDArray[np.int32]]:
     """Return the rows whose values got them after an earlier dataset of the lineage, in ascending order.
 
-    If the day of the earlier dataset is not known, these are all rows whose day of assignment is known.
+    The day of the earlier dataset is not known if an older version of ple_rec prepared it. Then every day that a
+    vocabulary has is later, so all rows with a day are returned.
 
     Args:
         dataset: Dataset whose vocabularies are read.

@@ -1,4 +1,4 @@
-"""Rows of embedding tables that values would have if they were not in the vocabulary of their table.
+"""Rows of embedding tables that are read for unknown values: row 0, or the row of the hash of the value.
 
 Shape suffixes: R rows of a table.
 """

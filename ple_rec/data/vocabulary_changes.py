@@ -47,12 +47,13 @@ class VocabularyChanges:
     def after(self, older: VocabularyChanges) -> VocabularyChanges:
         """Return the changes since the version to which older changes apply; these changes come after them."""
         rows = np.concatenate([self.rows_E, older.rows_E])
-        # NumPy returns the first place of each row: that of its new value, and in reverse order its oldest one.
-        rows_E, first_E = np.unique(rows, return_index=True)
-        _, last_E = np.unique(rows[::-1], return_index=True)
+        # NumPy returns the first place of each row. The newer change of a row comes first and has its value. In reverse
+        # order, the older change comes first and has its previous value.
+        rows_E, newer_E = np.unique(rows, return_index=True)
+        _, older_E = np.unique(rows[::-1], return_index=True)
         raw = pa.concat_arrays([self.raw_E, older.raw_E])
         previous = pa.concat_arrays([self.previous_E, older.previous_E])
-        return VocabularyChanges(rows_E, raw.take(pa.array(first_E)), previous.take(pa.array(len(rows) - 1 - last_E)))
+        return VocabularyChanges(rows_E, raw.take(pa.array(newer_E)), previous.take(pa.array(len(rows) - 1 - older_E)))
 
 
 class VocabularyOverlay:
@@ -71,13 +72,13 @@ class VocabularyOverlay:
     def __init__(self, changes: VocabularyChanges) -> None:
         self.changes = changes
         has_value_E = changes.raw_E.is_valid()
-        lost = changes.previous_E.filter(
+        without_row = changes.previous_E.filter(
             pc.and_not(changes.previous_E.is_valid(), pc.is_in(changes.previous_E, changes.raw_E))
         )
-        self._index = index_in_memory(pa.concat_arrays([changes.raw_E.filter(has_value_E), lost]))
+        self._index = index_in_memory(pa.concat_arrays([changes.raw_E.filter(has_value_E), without_row]))
         # Row of each entry of the index; its entry 0 is unused, and a value that has lost its row has row 0.
         rows = changes.rows_E[has_value_E.to_numpy(zero_copy_only=False)]
-        self._rows = np.concatenate([np.zeros(1, np.int32), rows, np.zeros(len(lost), np.int32)])
+        self._rows = np.concatenate([np.zeros(1, np.int32), rows, np.zeros(len(without_row), np.int32)])
         self.kind, self.max_text_bytes = self._index.kind, self._index.max_text_bytes()
 
     @property

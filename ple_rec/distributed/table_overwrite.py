@@ -3,7 +3,7 @@
 An embedding table reuses rows and fills free ones, so rows of a checkpoint may belong to values that the checkpoint has
 never seen. A run that trains further gives such rows their initial values (`reset_rows`). An evaluation reads the row
 of unknown values in their place (`copy_rows`). Both change the tensors of a state dictionary between `load_state` and
-`load_state_dict`. There every kernel has its rows in the memory of the state, none in a cache of the GPU.
+`load_state_dict`. The state has all rows of a table, also those that a kernel later keeps in a cache of the GPU.
 
 Shape suffixes: R overwritten rows of a table, N of them in one shard, S distinct source rows, D columns of a shard.
 """
@@ -76,7 +76,8 @@ def reset_rows(
         for value in state.values():
             if isinstance(value, ShardedTensor) and (table := table_of_key(key)) in rows_R:
                 for piece in value.local_shards():
-                    # Row-wise Adagrad has a value for each row of each column shard, one shard after the other.
+                    # Row-wise Adagrad has one value for each row of each column shard. In its state, the rows of one
+                    # column shard follow those of another, so the offset modulo the number of rows is the row.
                     first_row = piece.metadata.shard_offsets[0] % origins[table].rows
                     _, local_N = _rows_of_shard(rows_R[table], first_row, piece.tensor)
                     piece.tensor[local_N] = 0

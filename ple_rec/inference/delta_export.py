@@ -1,7 +1,7 @@
 """Export of a delta: a version that has only what differs from an older version, its base (`delta.py`).
 
 `DeltaVersion` writes its files. It holds the base in memory, compares with it the stored rows of the run and the
-vocabularies of the dataset, and the delta is checked as the base with these changes.
+vocabularies of the dataset. The check of the export scores held-out rows by the base with these changes.
 
 Shape suffixes: N rows of one chunk, P bytes of a stored row, E changed rows.
 """
@@ -97,7 +97,7 @@ class DeltaVersion:
         }
         for what, (theirs, ours) in names.items():
             if theirs != ours:
-                value = f"{what} {', '.join(sorted(ours - theirs)) or 'none'} in place of {_sorted_text(theirs - ours)}"
+                value = f"{what}: {_sorted_text(ours - theirs)} of the run, {_sorted_text(theirs - ours)} of the base"
                 raise self._misfit(value, f"a delta has the {what} of its base")
         trained_on = load_schema(self._chain[-1]).fingerprint
         if trained_on not in schema.lineage():

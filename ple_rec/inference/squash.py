@@ -1,4 +1,8 @@
-"""Squashing of a delta: a new version that is whole, and that has the scores of a delta and its chain, bit for bit."""
+"""Squashing of a delta: a new version that is whole, and that has the scores of a delta and its chain, bit for bit.
+
+A delta needs all versions of its chain. Once it is squashed, the older versions can be removed, and with them the ids
+that have left the vocabularies.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ from ple_rec.storage import Location
 
 # Number of rows of a table that are written at a time.
 _CHUNK_ROWS = 1 << 18
-# Number of items without values in the request that both versions answer.
+# Number of items, all without values, in a request that both versions have to answer alike.
 _COMPARED_ITEMS = 40
 
 
@@ -86,7 +90,7 @@ def _copy_files(chain: list[Path], folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
     for name in (TABLES, VOCAB_DIR):
         (folder / name).mkdir()
-    # The newest version that has a frozen table has its last one.
+    # A later version of the chain overwrites the frozen tables of an earlier one.
     for version in chain:
         if (version / VECTORS_DIR).is_dir():
             shutil.copytree(version / VECTORS_DIR, folder / VECTORS_DIR, dirs_exist_ok=True)

@@ -81,6 +81,7 @@ def compare_values(new: Iterable[pa.Array], old: Iterable[pa.Array]) -> Vocabula
         differ = pc.fill_null(pc.not_equal(new_values, old_values), False)
         differ = pc.or_(differ, pc.xor(new_values.is_null(), old_values.is_null()))
         differ = differ.to_numpy(zero_copy_only=False).copy()
+        # A row that only the new vocabulary has is listed even if it is free, so that the vocabulary gets its length.
         differ[old_rows:] = True
         (places_E,) = differ.nonzero()
         rows.append((places_E + first).astype(np.int32))
@@ -119,7 +120,7 @@ def _rearrange(pieces: Iterable[pa.Array], kind: pa.DataType) -> Iterator[pa.Arr
     rest = pa.array([], kind)
     for piece in pieces:
         rest = pa.concat_arrays([rest, piece])
-        while len(rest) > _PIECE_ROWS:
+        while len(rest) > _PIECE_ROWS:  # The last piece is yielded below, even if it is full or empty.
             yield rest[:_PIECE_ROWS]
             rest = rest[_PIECE_ROWS:]
     yield rest

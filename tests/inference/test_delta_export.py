@@ -289,8 +289,11 @@ def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"name": "other"}, "name other in place of small; a delta has the name of its base"),
-        ({"data": {"drop": ["city"]}}, "features none in place of city; a delta has the features of its base"),
+        ({"name": "other"}, "name: other of the run, small of the base; a delta has the name of its base"),
+        (
+            {"data": {"drop": ["city"]}},
+            "features: none of the run, city of the base; a delta has ",
+        ),
         ({"embeddings": {"dim": 8}}, "of 8 columns; in the base it has 12 rows of 4 columns"),
     ],
 )

@@ -343,8 +343,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the counts of the days before are forgotten",
         "data_prep/vocabulary/turnover.py",
-        "day - spec.counted_days + 1, adds_up=False",
-        "day, adds_up=False",
+        "day - spec.counted_days + 1, sums_older_days=False",
+        "day, sums_older_days=False",
         _TURNOVER,
     ),
     Fault(
@@ -421,8 +421,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a value that has lost its row in a delta keeps it",
         "ple_rec/data/vocabulary_changes.py",
-        "pa.concat_arrays([changes.raw_E.filter(has_value_E), lost])",
-        "pa.concat_arrays([changes.raw_E.filter(has_value_E), lost[:0]])",
+        "pa.concat_arrays([changes.raw_E.filter(has_value_E), without_row])",
+        "pa.concat_arrays([changes.raw_E.filter(has_value_E), without_row[:0]])",
         ("tests/data/test_vocabulary_changes.py",),
     ),
     Fault(
