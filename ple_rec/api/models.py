@@ -347,7 +347,11 @@ def load_model(path: PathLike) -> Model:
 
     folder = check_location("path", path)
     with explain_unreadable(folder):
-        version = folder if (folder / MANIFEST).is_file() else latest_version(folder)
+        if not (folder / MANIFEST).is_file():
+            version = latest_version(folder)
+        else:
+            # Bases and side tables are searched in the parents of the folder, which "." and a link do not have.
+            version = folder.resolve() if isinstance(folder, Path) else folder
     with preserve_torch_state(with_group=False):
         from ple_rec.inference.load_version import load_ranker, load_side_tables
         from ple_rec.inference.remote_model import local_version

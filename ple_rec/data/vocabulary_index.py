@@ -143,19 +143,23 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.sha256(VERSION)).hexdigest()[:16]
     name = f"{file.stem}.{digest}.index"
-    folders = (file.parent, _cache())
+    cache = _cache()
+    folders = (file.parent, cache)
     for folder in folders:
         if (index := _open_folder(folder / name, kind, count)) is not None:
             return index
+    parent = cache
     try:
         # `sealed` leaves out the first folder.
-        return _build(file, folders[sealed:], name, kind, count)
+        building = _new_folder(f".{file.stem}.{uuid4().hex}", folders[sealed:])
+        parent = building.parent
+        return _build(building, file, name, kind, count)
     except OSError as error:
         raise UserError(
             f"the index of {file}",
-            f"cannot be written ({error})",
-            f"it is written beside the vocabulary, or into {_cache()} if that is not allowed",
-            "free some space there, or set PLE_REC_CACHE to another folder",
+            f"cannot be written into {parent} ({error})",
+            f"it is written beside the vocabulary, or into {cache} if that is not allowed",
+            f"free some space there{', or set PLE_REC_CACHE to another folder' if parent == cache else ''}",
         ) from error
 
 
@@ -277,9 +281,8 @@ def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}.{np.dtype(_TYPES[name]).str[1:]}"
 
 
-def _build(file: Path, parents: Sequence[Path], name: str, kind: Kind, count: int) -> VocabularyIndex:
-    """Build the index in a temporary folder of the first writable parent, then give the folder its final name."""
-    building = _new_folder(f".{file.stem}.{uuid4().hex}", parents)
+def _build(building: Path, file: Path, name: str, kind: Kind, count: int) -> VocabularyIndex:
+    """Build the index in an empty folder, then give the folder its final name."""
     try:
         _fill(building, file, kind, count)
         target = building.parent / name

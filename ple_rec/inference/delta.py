@@ -41,6 +41,10 @@ _ROW_NUMBER = np.dtype("<i4")
 _CHANGES_SCHEMA = ("row", "raw", "previous")
 
 
+class MissingBaseError(DataError):
+    """The base of a delta is missing, or another version has its name; a later attempt may find it."""
+
+
 @dataclass(frozen=True)
 class DeltaInfo:
     """Entry `delta` of `model.json`.
@@ -105,14 +109,15 @@ def version_chain(version: Location) -> list[Location]:
     """Return the folders of which a version consists: a whole version, then deltas, of which it is the last.
 
     Raises:
-        DataError: A base is missing, or has another manifest than the one from which the delta was made.
+        MissingBaseError: A base is missing, or has another manifest than the one from which the delta was made.
+        DataError: A base has no manifest, or `model.json` is damaged.
         UnavailableError: The version is in a store that cannot be read.
     """
     chain = [version]
     while (info := delta_info(chain[0])) is not None:
         base = chain[0].parent / info.base
         if not (base / MODEL_FILE).is_file():
-            raise DataError(
+            raise MissingBaseError(
                 str(base),
                 "is missing",
                 f"{chain[0].name} has only what differs from it",
@@ -133,11 +138,11 @@ def check_base(delta: Location, info: DeltaInfo, name: str, manifest: str | None
         manifest: SHA-256 of the manifest of that version; None if it has none yet.
 
     Raises:
-        DataError: The delta was made from another version.
+        MissingBaseError: The delta was made from another version.
     """
     if info.manifest != manifest:
         other = f"{name} with {'no manifest' if manifest is None else _manifest_text(manifest)}"
-        raise DataError(
+        raise MissingBaseError(
             str(delta),
             f"was made from {info.base} with {_manifest_text(info.manifest)}, not from {other}",
             "a delta fits only the version from which it was made",

@@ -74,11 +74,12 @@ def explain_write_errors(model_dir: Location) -> Iterator[None]:
         return
     try:
         yield
-    except IsADirectoryError as error:  # A renamed file is the first name, and the directory in its place the second.
+    # A renamed or copied file is the first name, and the one that is written the second.
+    except IsADirectoryError as error:
         place = str(error.filename2 or error.filename)
         raise UserError(place, "is a directory", "a file is written there", "remove it, and run it again") from error
     except OSError as error:
-        place = str(error.filename or model_dir)
+        place = str(error.filename2 or error.filename or model_dir)
         rule = "a model and its side tables need disk space, and a folder that may be read and written"
         fix = f"{'' if isinstance(error, PermissionError) else 'free disk space, or '}give another folder for the model"
         raise UserError(place, error.strerror or str(error), rule, fix) from error

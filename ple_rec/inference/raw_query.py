@@ -33,6 +33,24 @@ class QueryError(Exception):
         self.row, self.rule, self.columns, self.feature = row, rule, tuple(columns), feature
 
 
+class _CurrentTable:
+    """Table that DuckDB reads under the name `rows`; another one takes its place in each request.
+
+    DuckDB keeps this object as long as the connection in which it is registered. It must not refer to that connection:
+    Python cannot see the reference from DuckDB, so neither of the two would ever be freed.
+
+    Args:
+        table: First table.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the rows of the table; DuckDB calls this whenever the query runs (Arrow's C interface)."""
+        return self.table.__arrow_c_stream__(requested_schema)
+
+
 class _Statement:
     """Prepared query, so that DuckDB parses and plans it once and not in every request.
 
@@ -43,21 +61,17 @@ class _Statement:
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, sql: str, table: pa.Table) -> None:
-        self._connection, self._schema, self._table = connection, table.schema, table
-        connection.register(ROWS, self)
+        self._connection, self._schema, self._current = connection, table.schema, _CurrentTable(table)
+        connection.register(ROWS, self._current)
         connection.execute(f"PREPARE query AS {sql}")
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """Return the rows of the current table; DuckDB calls this whenever the query runs (Arrow's C interface)."""
-        return self._table.__arrow_c_stream__(requested_schema)
 
     def run(self, table: pa.Table) -> pa.Table:
         """Return the result of the query over a table."""
-        self._table = table.cast(self._schema)
+        self._current.table = table.cast(self._schema)
         try:
             return self._connection.execute("EXECUTE query").to_arrow_table().combine_chunks()
         finally:
-            self._table = self._schema.empty_table()
+            self._current.table = self._schema.empty_table()
 
 
 class QueryEngine:

@@ -93,7 +93,9 @@ def _copy_files(chain: list[Path], folder: Path) -> None:
     # A later version of the chain overwrites the frozen tables of an earlier one.
     for version in chain:
         if (version / VECTORS_DIR).is_dir():
-            shutil.copytree(version / VECTORS_DIR, folder / VECTORS_DIR, dirs_exist_ok=True)
+            (folder / VECTORS_DIR).mkdir(exist_ok=True)
+            for file in (version / VECTORS_DIR).iterdir():
+                shutil.copyfile(file, folder / VECTORS_DIR / file.name)
 
 
 def _describe(delta: dict[str, Any], name: str) -> dict[str, Any]:

@@ -271,17 +271,22 @@ def test_no_room_for_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def full(*args: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    cache = tmp_path / "cache/ple_rec"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(os, "posix_fallocate", full)
     file = write(tmp_path / "t.parquet", [1])
-    with pytest.raises(UserError) as caught:
-        VocabularyLookup(file)
-    assert str(caught.value) == (
-        f"the index of {file}: cannot be written ([Errno 28] No space left on device); it is written beside the "
-        "vocabulary, or into /cache/ple_rec/vocab if that is not allowed. Fix: free some space there, or set "
-        "PLE_REC_CACHE to another folder"
-    )
-    assert names(tmp_path) == ["t.parquet"]
+    for sealed, parent, fix in (
+        (False, tmp_path, "free some space there"),
+        (True, cache / "vocab", "free some space there, or set PLE_REC_CACHE to another folder"),
+    ):
+        with pytest.raises(UserError) as caught:
+            VocabularyLookup(file, sealed=sealed)
+        assert str(caught.value) == (
+            f"the index of {file}: cannot be written into {parent} ([Errno 28] No space left on device); it is written "
+            f"beside the vocabulary, or into {cache}/vocab if that is not allowed. Fix: {fix}"
+        )
+    assert names(tmp_path) == ["cache", "t.parquet"]
+    assert names(cache / "vocab") == []
 
 
 def names(folder: Path) -> list[str]:

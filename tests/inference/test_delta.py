@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ple_rec import load_model
 from ple_rec.errors import DataError
 from ple_rec.inference import remote_model
 from ple_rec.inference.arrays import VersionArrays
@@ -157,6 +158,16 @@ def test_the_chain_begins_with_the_whole_version(days: Days) -> None:
     assert info.base == "v1"
     assert 0 < info.share < 0.5
     assert delta_info(days.version(1)) is None
+
+
+def test_a_delta_is_loaded_by_any_path_of_its_folder(
+    days: Days, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "current").symlink_to(days.version(3))
+    monkeypatch.chdir(days.version(3))
+    for path in (".", tmp_path / "current"):
+        model = load_model(path)
+        assert (model.path, model.version) == (days.version(3).resolve(), "v3")
 
 
 def test_each_version_of_a_chain_in_a_store_is_copied_once(

@@ -24,7 +24,9 @@ from ple_rec.inference import ranker as ranker_module
 from ple_rec.inference.manifest import MANIFEST, check_version
 from ple_rec.inference.model_dir import check_model_dir, latest_version, model_name, new_version, version_names
 from ple_rec.inference.program import PROGRAM, write_program
+from ple_rec.inference.publish import explain_write_errors
 from ple_rec.inference.ranker import Ranker
+from tests.data_prep.test_no_room import longest_file
 from tests.inference.exported import export_run, set_latest
 from tests.rank_processes import fork_server
 from tests.tiny import environment, wait_until
@@ -49,6 +51,14 @@ def test_versions_follow_one_another_and_stay(tmp_path: Path) -> None:
     assert latest_version(tmp_path / "m").name == "v12"
     set_latest(tmp_path / "m", "v1")
     assert latest_version(tmp_path / "m").name == "v1"
+
+
+def test_the_file_that_is_written_is_named_if_there_is_no_room_for_its_copy(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_bytes(bytes(1000))
+    with longest_file(100), pytest.raises(UserError) as caught, explain_write_errors(tmp_path):
+        shutil.copyfile(old, new)
+    assert str(caught.value).startswith(f"{new}: File too large; a model and its side tables need disk space")
 
 
 def test_an_index_that_a_version_lacks_is_built_outside_of_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from ple_rec.inference.program import PROGRAM, read_weights
 from ple_rec.inference.ranker import Ranker, latest_version
+from ple_rec.inference.raw_query import _Statement
 from tests.inference.exported import export_run
 
 
@@ -205,3 +207,20 @@ def test_a_version_leaves_nothing_behind(feed_model: Path) -> None:
         gc.collect()
         counts.append(len(gc.get_objects()))
     assert counts[2] <= counts[1] + 20  # by torch.export.load it was some 450 a version
+
+
+def statements() -> list[_Statement]:
+    """Return the prepared queries of all rankers in this process."""
+    gc.collect()
+    return [each for each in gc.get_objects() if type(each) is _Statement]
+
+
+def test_queries_and_their_connections_go_with_the_ranker(feed_model: Path) -> None:
+    before = statements()
+    one = Ranker(latest_version(feed_model), threads=1)
+    one.answer([one.read_rank(example["request"]) for example in one.examples])
+    connections = [weakref.ref(each._connection) for each in statements() if each not in before]
+    assert connections
+    del one
+    gc.collect()
+    assert [each() for each in connections] == [None] * len(connections)

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 
 from ple_rec.errors import PleRecError, UnavailableError
+from ple_rec.inference.delta import MissingBaseError
 from ple_rec.inference.load_version import VersionStamp, load_ranker
 from ple_rec.inference.model_dir import read_latest
 from ple_rec.inference.ranker import Ranker
@@ -98,6 +99,9 @@ class VersionWatcher:
         except UnavailableError as error:
             # The store does not answer; the version may be fine, so every check tries again.
             self._refuse(None, str(error), "unavailable")
+        except MissingBaseError as error:
+            # The base may be put back, so every check tries again.
+            self._refuse(None, str(error), f"{version}: {error}")
         except PleRecError as error:
             self._refuse(version, str(error))
         except Exception as error:  # No content of that folder may end the thread.

@@ -112,7 +112,9 @@ def test_deltas_are_taken_under_load(days: Days, tmp_path: Path) -> None:
     assert f"overlay_bytes={overlays[3]:.0f}" in log
 
 
-def test_a_refused_delta_is_logged_once_and_taken_when_it_is_whole(days: Days, feed: Path, tmp_path: Path) -> None:
+def test_a_delta_without_its_base_is_logged_once_and_taken_when_the_base_is_back(
+    days: Days, feed: Path, tmp_path: Path
+) -> None:
     """The side tables of the model stay in use."""
     publish_tables(days.model, ["videos"], TableSources(str(feed / "raw")), read_side_table)
     days.add()
@@ -130,7 +132,6 @@ def test_a_refused_delta_is_logged_once_and_taken_when_it_is_whole(days: Days, f
         missing = server.post("/v1/rank", raw).json()["missing"]
         assert "videos.length" not in missing
         hidden.rename(days.version(2))
-        server.signal(signal.SIGHUP)
         assert server.said("event=reload version=v3")
         assert server.post("/v1/rank", body).json()["version"] == "v3"
         assert server.post("/v1/rank", raw).json()["missing"] == missing
@@ -138,8 +139,12 @@ def test_a_refused_delta_is_logged_once_and_taken_when_it_is_whole(days: Days, f
 
         # A delta that was made from another version of the same name.
         days.add()
-        shutil.rmtree(days.version(3))
+        hidden = days.version(3).rename(tmp_path / "v3")
         shutil.copytree(days.whole(3), days.version(3))
         set_latest(days.model, "v4")
         assert server.said("event=reload_refused version=v4")
         assert server.post("/v1/rank", body).json()["version"] == "v3"
+        shutil.rmtree(days.version(3))
+        hidden.rename(days.version(3))
+        assert server.said("event=reload version=v4")
+        assert server.post("/v1/rank", body).json()["version"] == "v4"
