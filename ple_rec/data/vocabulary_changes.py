@@ -33,7 +33,8 @@ class VocabularyChanges:
     previous_E: pa.Array
 
     def __post_init__(self) -> None:
-        if len(self.rows_E) and (self.rows_E[0] < 1 or (np.diff(self.rows_E) <= 0).any()):
+        # Neighbours are compared, since their difference may be beyond int32.
+        if len(self.rows_E) and (self.rows_E[0] < 1 or (self.rows_E[1:] <= self.rows_E[:-1]).any()):
             raise ValueError("the rows do not ascend from 1 on")
         for name in ("raw_E", "previous_E"):
             column = getattr(self, name)

@@ -74,8 +74,9 @@ def test_changes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         lookup.with_changes(VocabularyChanges(np.array([4], np.int32), pa.array(["c"]), one))
     with pytest.raises(ValueError, match="'c' is repeated"):
         VocabularyOverlay(VocabularyChanges(np.array([1, 2], np.int32), pa.array(["c", "c"]), pa.array(["a", "b"])))
-    for rows in ([0], [2, 2], [2, 1]):
-        values = pa.array(["c", "d"][: len(rows)])
+    # The difference of the last two rows is beyond int32.
+    for rows in ([0], [2, 2], [2, 1], [2, 2**31 - 1, -(2**31)]):
+        values = pa.array(["c", "d", "e"][: len(rows)])
         with pytest.raises(ValueError, match="do not ascend"):
             VocabularyChanges(np.array(rows, np.int32), values, values)
     with pytest.raises(ValueError, match="raw is large_string, and previous is int64"):

@@ -17,7 +17,14 @@ import torch
 from ple_rec.errors import DataError
 from ple_rec.inference import remote_model
 from ple_rec.inference.arrays import VersionArrays
-from ple_rec.inference.delta import delta_info, manifest_digest, read_changed_rows, version_chain, write_changed_rows
+from ple_rec.inference.delta import (
+    delta_info,
+    manifest_digest,
+    read_changed_rows,
+    read_vocabulary_changes,
+    version_chain,
+    write_changed_rows,
+)
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import ChangedRows, StoredTable
@@ -325,3 +332,18 @@ def test_changed_rows_come_back(tmp_path: Path) -> None:
     empty = ChangedRows(torch.zeros(0, dtype=torch.int32), torch.zeros(0, 12, dtype=torch.uint8))
     write_changed_rows(tmp_path / "t", empty)
     assert len(read_changed_rows(tmp_path / "t", 0, 10, 4, "int8").rows_E) == 0
+
+
+def test_rows_that_wrap_around_int32_are_refused(tmp_path: Path) -> None:
+    rows_E = torch.tensor([3, 2**31 - 1, -(2**31), -1, 5], dtype=torch.int32)
+    write_changed_rows(tmp_path / "t", ChangedRows(rows_E, torch.zeros(5, 12, dtype=torch.uint8)))
+    with pytest.raises(DataError, match=r"row -2147483648 after row 2147483647; the numbers of changed rows ascend"):
+        read_changed_rows(tmp_path / "t", 5, 10, 4, "int8")
+
+
+@pytest.mark.parametrize("row", [pa.array([2**32 + 1, 2**32 + 2]), pa.array([1.7, 2.9])])
+def test_rows_of_a_vocabulary_are_int32(tmp_path: Path, row: pa.Array) -> None:
+    table = pa.table({"row": row, "raw": [77, 78], "previous": pa.nulls(2, pa.int64())})
+    pq.write_table(table, tmp_path / "t")
+    with pytest.raises(DataError, match=rf"unreadable \(the rows are {row.type}, not int32\)"):
+        read_vocabulary_changes(tmp_path / "t")
