@@ -285,6 +285,14 @@ def repeat_a_value(days: Days) -> None:
         pq.write_table(table.set_column(table.column_names.index("raw"), "raw", values), file)
 
 
+def forget_previous(days: Days) -> None:
+    file = days.version(3) / "vocab/user_id.delta.parquet"
+    with edit(days.version(3)):
+        table = pq.read_table(file)
+        previous = pa.nulls(len(table), table["previous"].type)
+        pq.write_table(table.set_column(table.column_names.index("previous"), "previous", previous), file)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -302,6 +310,7 @@ def repeat_a_value(days: Days) -> None:
         (widen_a_table, r"v3: table \w+ has .*; it has \(rows, columns, precision\)"),
         (drop_a_table, r"v3: table \w+ has None; it has"),
         (repeat_a_value, r"v3.*is repeated"),
+        (forget_previous, r"v3.*row \d+ had None before the changes, but here it has \d+"),
     ],
 )
 def test_a_version_that_does_not_fit_is_refused(
