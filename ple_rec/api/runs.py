@@ -411,6 +411,7 @@ class Run:
             delta=delta,
             delta_share=check_number("delta_share", delta_share),
         )
+        options.check_delta_share()
         check_model_dir(folder)
         with preserve_torch_state(), print_messages():
             from data_prep.inputs.raw_form import build_raw_form

@@ -172,6 +172,7 @@ def _export(run: str | None, options: ExportFlags) -> ExportedVersion:
 
     if run is None:
         raise UserError("export", "RUN missing", "it is the run that is exported", f"name it, or give {Option.SQUASH}")
+    options.check_delta_share()
     check_model_dir(options.out)
     run_dir = find_run(run)
     config, metrics = load_finished_run(run_dir, options.overrides)

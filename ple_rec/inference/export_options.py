@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ple_rec.config.choices import AskedPrecision, TablePrecision
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location
 
 # Precisions whose rows stand alone with their scales, so that a delta can replace single rows.
@@ -54,3 +55,14 @@ class ExportOptions:
     source: str | None = None
     delta: str | None = None
     delta_share: float = 0.25
+
+    def check_delta_share(self) -> None:
+        """Refuse a bound of deltas for a whole version.
+
+        Raises:
+            UserError: There is a bound without the name of a base.
+        """
+        if self.delta is None and self.delta_share != ExportOptions.delta_share:
+            rule = "it bounds the size of a delta, and a whole version is exported"
+            fix = f"give {Option.DELTA} too, or leave {Option.DELTA_SHARE} out"
+            raise UserError(Option.DELTA_SHARE, f"got {self.delta_share:g} without {Option.DELTA}", rule, fix)

@@ -39,7 +39,9 @@ from tests.inference.feed import FIRST_USER
 from tests.object_store import put_folder
 
 # One pair that changes places is much AUC in a few rows, and nearly all rows of a small table change in a day.
-SMALL = ("--auc-loss", "1", "--delta-share", "1")
+SMALL = ("--auc-loss", "1")
+# Share that no delta exceeds.
+ANY_SHARE = ("--delta-share", "10")
 OF_A_VERSION = {"MODEL_CARD.md", "model.json", "manifest.json"}
 
 
@@ -83,7 +85,7 @@ def models(days: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest
         if number == 1:
             shutil.copytree(root / "whole", root / "deltas")
         else:
-            export_run(days / run, root / "deltas", *argv, "--delta", f"v{number - 1}")
+            export_run(days / run, root / "deltas", *argv, "--delta", f"v{number - 1}", *ANY_SHARE)
     assert main(["export", "--squash", f"v{len(exports)}", "--out", str(root / "deltas")]) == 0
     return Models(root / "deltas", root / "whole", request.param, len(exports))
 
@@ -175,7 +177,7 @@ def test_the_card_and_the_summary_say_what_has_changed(
     first: Path, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = shutil.copytree(first, tmp_path / "m")
-    export_run(days / "run-5", model, "--precision", "int8", *SMALL, "--delta", "v1")
+    export_run(days / "run-5", model, "--precision", "int8", *SMALL, "--delta", "v1", *ANY_SHARE)
     said, version = capsys.readouterr().out, latest_version(model)
     card = described(version)["card"]["delta"]
     changes = pq.read_table(version / "vocab/user_id.delta.parquet")
@@ -234,8 +236,8 @@ def refused(model: Path, capsys: pytest.CaptureFixture[str], run: Path, *argv: s
 def first(days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with v1 in int8 and v2 in fp16, both of the first run; who changes it copies."""
     model = tmp_path_factory.mktemp("first") / "m"
-    export_run(days / "run", model, "--precision", "int8", *SMALL[:2])
-    export_run(days / "run", model, "--precision", "fp16", *SMALL[:2])
+    export_run(days / "run", model, "--precision", "int8", *SMALL)
+    export_run(days / "run", model, "--precision", "fp16", *SMALL)
     return model
 
 
@@ -255,6 +257,11 @@ def first(days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--delta", "v7"), "--delta: got 'v7'; it names a complete version of "),
         (("--delta", "../v1"), "one of v1, v2. Fix: name one of them"),
         (("--delta", "v1", "--precision", "int8", "--delta-share", "-1"), "--delta-share: got '-1'; expected a finite"),
+        (
+            ("--precision", "int8", "--delta-share", "0.5"),
+            "--delta-share: got 0.5 without --delta; it bounds the size of a delta, and a whole version is exported. "
+            "Fix: give --delta too, or leave --delta-share out",
+        ),
         (
             ("--delta", "v1", "--squash", "v1"),
             "--squash: got it with run ",
@@ -279,7 +286,7 @@ def test_too_many_changes_ask_for_a_whole_version(first: Path, days: Path, capsy
 def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The model of a later day is no base for the run of an earlier one."""
     model = shutil.copytree(first, days.parent / "later")
-    export_run(days / "run-6", model, "--precision", "int8", *SMALL[:2])
+    export_run(days / "run-6", model, "--precision", "int8", *SMALL)
     said = refused(model, capsys, days / "run-5", "--delta", "v3", "--precision", "int8")
     assert "does not descend from" in said
     assert "in other datasets, rows of tables belong to other values. Fix: export a whole version: leave" in said
@@ -313,7 +320,7 @@ def test_a_base_that_is_damaged_incomplete_or_gone(
     models: Models, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, name = shutil.copytree(models.deltas, tmp_path / "m"), f"v{models.last}"
-    argv = (days / "run-6", "--precision", models.precision, *SMALL, "--delta", name)
+    argv = (days / "run-6", "--precision", models.precision, *SMALL, "--delta", name, *ANY_SHARE)
     file = model / "versions/v1/tables" / f"user_id.{models.precision}"
     content = file.read_bytes()
     file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
@@ -369,7 +376,7 @@ def test_a_delta_in_a_store(models: Models, days: Path, address: str) -> None:
         put_folder(models.deltas / f"versions/v{number}", f"{address.removeprefix('s3://')}/versions/v{number}")
     write_text(model / "latest", "v2\n")
     argv = ["--precision", models.precision, *SMALL, "--checkpoint", "step-2", "--examples", "24"]
-    assert main(["export", str(days / "run-6"), "--out", address, *argv, "--delta", "v2"]) == 0
+    assert main(["export", str(days / "run-6"), "--out", address, *argv, "--delta", "v2", *ANY_SHARE]) == 0
     expected = answers(load_ranker(models.whole / "versions/v3", threads=1))
     assert answers(load_ranker(latest_version(model), threads=1)) == expected
     assert main(["export", "--squash", "v3", "--out", address]) == 0
@@ -395,7 +402,7 @@ def disk(first: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_full_in_the_middle(disk: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(disk, capsys, days / "run-5", "--precision", "int8", *SMALL, "--delta", "v1")
+    said = refused(disk, capsys, days / "run-5", "--precision", "int8", *SMALL, "--delta", "v1", *ANY_SHARE)
     assert "No space left on device; a model and its side tables need disk space" in said
     load_ranker(latest_version(disk))
 
@@ -405,7 +412,7 @@ def test_a_delta_has_a_precision_of_matrix_products_of_its_own(
     first: Path, days: Path, tmp_path: Path, dense: str
 ) -> None:
     model, argv = shutil.copytree(first, tmp_path / "m"), ("--precision", "int8", *SMALL, "--dense", dense)
-    export_run(days / "run-5", model, *argv, "--delta", "v1")
+    export_run(days / "run-5", model, *argv, "--delta", "v1", *ANY_SHARE)
     export_run(days / "run-5", model, *argv)
     delta, whole = (described(model / "versions" / name) for name in ("v3", "v4"))
     assert delta["dense"] == whole["dense"] == {"precision": dense}
@@ -433,7 +440,7 @@ def test_rates_are_published_with_a_delta(rates_feed: Path, rates_child: Path, t
     export_run(rates_feed / "run", model, *argv)
     assert (model / "tables/by_video_id/latest").read_text() == "v1\n"
     run = train_on(rates_child, tmp_path / "run", rates_feed / "run")
-    export_run(run, model, *argv, "--delta", "v1")
+    export_run(run, model, *argv, "--delta", "v1", *ANY_SHARE)
     assert (model / "tables/by_video_id/latest").read_text() == "v2\n"
     ranker, misfits = load_side_tables(load_ranker(latest_version(model)), latest_version(model))
     assert not misfits
