@@ -126,7 +126,8 @@ class ExportFlags(ExportOptions):
     delta_share: Annotated[
         float,
         flag(
-            "largest share of the tables that may have changed since the last whole version; default .25",
+            "largest number of bytes that a server may hold of all deltas since the last whole version, as a share of "
+            "those of its tables and vocabularies; default .25",
             "X",
             non_negative_float,
         ),

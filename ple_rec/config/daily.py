@@ -51,7 +51,7 @@ class ExportStep(Config):
         "whole", description="delta: only the rows that differ from the served version, if the version allows it"
     )
     delta_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.25, description="greatest share of changed bytes of a delta; above it, a whole version is written"
+        0.25, description="greatest delta_share of ple-rec export --delta; above it, a whole version is written"
     )
     whole_every: PositiveInt | None = Field(
         None, description="write a whole version after this number of versions at most; default: by delta_share alone"

@@ -118,6 +118,11 @@ class VocabularyLookup:
             raise ValueError(f"{values[i].as_py()!r} gets another row, but still has row {rows_N[i]}")
 
     @property
+    def whole_bytes(self) -> int:
+        """Number of bytes of the vocabulary of the whole version, without changes."""
+        return self._index.nbytes
+
+    @property
     def overlay_bytes(self) -> int:
         """Number of bytes of the changes since a whole version; 0 without changes."""
         return 0 if self._overlay is None else self._overlay.nbytes

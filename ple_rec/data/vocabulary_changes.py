@@ -111,7 +111,7 @@ class VocabularyOverlay:
 
         Args:
             values_N: Value of each row in the older version, of the type of the changes.
-            rows_N: Rows.
+            rows_N: Row of each value.
         """
         is_changed_N = np.isin(rows_N, self.changes.rows_E)
         places = np.searchsorted(self.changes.rows_E, rows_N[is_changed_N])

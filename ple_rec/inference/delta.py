@@ -48,7 +48,8 @@ class DeltaInfo:
     Args:
         base: Name of the version to which the changes apply.
         manifest: SHA-256 of the manifest of that version, in hexadecimal digits.
-        share: Bytes of all distinct changed rows of the chain by the bytes of the whole tables.
+        share: Bytes that a server holds besides the whole version, by the bytes of the whole tables and vocabularies
+            (`VersionArrays.overlay_bytes`, `VersionArrays.whole_bytes`).
     """
 
     base: str

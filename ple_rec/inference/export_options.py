@@ -36,7 +36,8 @@ class ExportOptions:
         tables: Names of the side tables that are published with the model.
         source: Folder of the raw files of side tables; None without `tables`.
         delta: Name of the version of which the new one is a delta; None for a whole version.
-        delta_share: Largest share of the tables' bytes that the changed rows of a chain of deltas may take.
+        delta_share: Largest number of bytes that a server may hold of a chain of deltas, as a share of the bytes of the
+            tables and vocabularies of its whole version.
     """
 
     precision: TablePrecision = "fp32"

@@ -142,16 +142,13 @@ def test_a_delta_holds_only_what_differs(models: Models) -> None:
     for number in range(2, models.last + 1):
         version = models.deltas / f"versions/v{number}"
         check_version(version)
-        model, overlay, whole = described(version), 0, 0
+        model = described(version)
         for table in model["tables"]:
             width = row_bytes(table["dim"], models.precision)
             size = (version / "tables" / table["file"]).stat().st_size
             assert size == table["bytes"] == table["changed"] * (4 + width)
             assert table["changed"] == expected_changes(models, number, table["name"], width)
-            overlay += len(changed_rows(models, number, table["name"], width)) * width
-            whole += table["rows"] * width
         assert model["delta"]["base"] == f"v{number - 1}"
-        assert model["delta"]["share"] == overlay / whole
         assert not [*version.glob("vocab/*.index")]
         assert {path.name.split(".", 1)[1] for path in version.glob("vocab/*")} == {"delta.parquet"}
 
@@ -192,11 +189,27 @@ def test_the_card_and_the_summary_say_what_has_changed(
     text = (version / "MODEL_CARD.md").read_text()
     assert f"- Delta: of v1; {card['bytes']:,} bytes, " in text
     assert f"| user_id | 40 | {rows} | {came} | {went} |\n" in text
-    assert card["whole_bytes"] == sum(path.stat().st_size for path in _files_of_manifest(model / "versions/v1"))
+    assert card["bytes"] == _bytes_without_descriptions(version)
+    assert card["whole_bytes"] == _bytes_without_descriptions(model / "versions/v1")
 
 
-def _files_of_manifest(version: Path) -> list[Path]:
-    return [path for path in version.rglob("*") if path.is_file() and path.name != "manifest.json"]
+def _bytes_without_descriptions(version: Path) -> int:
+    files = [path for path in version.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files if path.name not in OF_A_VERSION)
+
+
+def test_the_share_of_a_delta_counts_all_that_a_server_holds(models: Models) -> None:
+    whole = load_ranker(models.deltas / "versions/v1", threads=1).arrays
+    for number in range(2, models.last + 1):
+        version = models.deltas / f"versions/v{number}"
+        model, arrays, table_bytes = described(version), load_ranker(version, threads=1).arrays, 0
+        for table in model["tables"]:
+            width = row_bytes(table["dim"], models.precision)
+            table_bytes += len(changed_rows(models, number, table["name"], width)) * (4 + width)
+        assert sum(table.overlay_bytes for table in arrays.tables.values()) == table_bytes
+        # Arrow stores the nulls of a column that was read in other bytes.
+        share = arrays.overlay_bytes / whole.whole_bytes
+        assert model["card"]["delta"]["share"] == model["delta"]["share"] == pytest.approx(share, rel=0.01)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -276,7 +289,7 @@ def test_options_that_do_not_fit(
 
 def test_too_many_changes_ask_for_a_whole_version(first: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(first, capsys, days / "run-5", "--delta", "v1", "--precision", "int8", "--delta-share", "0.01")
-    assert "--delta v1: rows that have changed since v1, the last whole version, take 0." in said
+    assert "--delta v1: what has changed since v1, the last whole version, takes " in said
     assert (
         "at most 0.01 is allowed. Fix: export a whole version: leave --delta out; or allow it by --delta-share" in said
     )
