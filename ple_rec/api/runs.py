@@ -375,12 +375,12 @@ class Run:
             source: Folder of the raw files of the side tables; None without `tables`.
             delta: Name of the version from which the new one differs: only the rows, ids and layers that have changed
                 are written, which needs int8 or int4. None for a whole version.
-            delta_share: Largest share of the tables that the changed rows may take, all deltas since the last whole
-                version together.
+            delta_share: Largest number of bytes that a server may hold of all deltas since the last whole version, as a
+                share of the bytes of its tables and vocabularies.
             overrides: Changes of configuration keys that an evaluation may change.
 
         Raises:
-            UserError: The run has not finished, an argument does not fit it, scores differ too much, or more rows have
+            UserError: The run has not finished, an argument does not fit it, scores differ too much, or more has
                 changed than `delta_share` allows.
             DataError: The checkpoint or the dataset is damaged.
         """
@@ -411,6 +411,7 @@ class Run:
             delta=delta,
             delta_share=check_number("delta_share", delta_share),
         )
+        options.check_delta_share()
         check_model_dir(folder)
         with preserve_torch_state(), print_messages():
             from data_prep.inputs.raw_form import build_raw_form

@@ -126,7 +126,8 @@ class ExportFlags(ExportOptions):
     delta_share: Annotated[
         float,
         flag(
-            "largest share of the tables that may have changed since the last whole version; default .25",
+            "largest number of bytes that a server may hold of all deltas since the last whole version, as a share of "
+            "those of its tables and vocabularies; default .25",
             "X",
             non_negative_float,
         ),
@@ -172,6 +173,7 @@ def _export(run: str | None, options: ExportFlags) -> ExportedVersion:
 
     if run is None:
         raise UserError("export", "RUN missing", "it is the run that is exported", f"name it, or give {Option.SQUASH}")
+    options.check_delta_share()
     check_model_dir(options.out)
     run_dir = find_run(run)
     config, metrics = load_finished_run(run_dir, options.overrides)

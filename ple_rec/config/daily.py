@@ -50,10 +50,10 @@ class ExportStep(Config):
     form: Literal["whole", "delta"] = Field(
         "whole", description="delta: only the rows that differ from the served version, if the version allows it"
     )
-    delta_share: Annotated[float, Field(gt=0, le=1)] = Field(
+    delta_share: Annotated[float, Field(gt=0)] = Field(
         0.25,
-        description="a whole version is written if the rows that have changed since the last whole version take more "
-        "than this share of the tables' bytes",
+        description="a whole version is written if the rows and values that have changed since the last whole version "
+        "take more than this share of the memory of its tables and vocabularies",
     )
     whole_every: PositiveInt | None = Field(
         None, description="write a whole version after this number of versions at most; default: by delta_share alone"

@@ -84,18 +84,43 @@ class VocabularyLookup:
             changes: Changes since this version.
 
         Raises:
-            ValueError: The values are of another kind, a value has two rows, or a row is beyond those for values.
+            ValueError: The values are of another kind, a value has two rows, a row is beyond those for values, or the
+                changes were made from another vocabulary than this one.
         """
-        newer = copy(self)
-        newer._overlay = VocabularyOverlay(changes if self._overlay is None else changes.after(self._overlay.changes))
-        if newer._overlay.kind != self.kind:
-            raise ValueError(f"values of type {newer._overlay.kind} replace values of type {self.kind}")
+        kind = "text" if is_text(changes.raw_E.type) else "int"
+        if kind != self.kind:
+            raise ValueError(f"values of type {kind} replace values of type {self.kind}")
         if len(changes.rows_E) and changes.rows_E[-1] >= self.first_hash_row:
             raise ValueError(f"row {changes.rows_E[-1]} is beyond the {self.first_hash_row} rows for values")
+        self._check_changes(changes)
+        newer = copy(self)
+        newer._overlay = VocabularyOverlay(changes if self._overlay is None else changes.after(self._overlay.changes))
         newer._max_text_bytes = max(self._max_text_bytes, newer._overlay.max_text_bytes)
         # The invented values depend on the vocabulary.
         vars(newer).pop("_unknown_examples", None)
         return newer
+
+    def _check_changes(self, changes: VocabularyChanges) -> None:
+        """Refuse changes that were made from another vocabulary than this one."""
+        new_E = changes.rows_E[changes.rows_E > len(self)]
+        if len(new_E) and new_E[-1] != len(self) + len(new_E):
+            raise ValueError(f"the {len(new_E)} new rows do not follow row {len(self)} one by one")
+        before_E = self._values_of_rows(changes.rows_E)
+        if not before_E.equals(changes.previous_E):
+            pairs = zip(before_E.to_pylist(), changes.previous_E.to_pylist(), strict=True)
+            i, (before, previous) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
+            raise ValueError(f"row {changes.rows_E[i]} had {previous!r} before the changes, but here it has {before!r}")
+        values = changes.raw_E.drop_null()
+        rows_N = self._find_rows(values)
+        left_N = (rows_N > 0) & ~np.isin(rows_N, changes.rows_E)
+        if left_N.any():
+            i = int(left_N.argmax())
+            raise ValueError(f"{values[i].as_py()!r} gets another row, but still has row {rows_N[i]}")
+
+    @property
+    def whole_bytes(self) -> int:
+        """Number of bytes of the vocabulary of the whole version, without changes."""
+        return self._index.nbytes
 
     @property
     def overlay_bytes(self) -> int:
@@ -159,18 +184,37 @@ class VocabularyLookup:
 
         A row that unknown values share gets an example that has this row by its hash, such as "unknown-3".
         """
-        values = [self._value(row) for row in rows]
-        # The index does not mark freed rows, but only the value of a row that is in use is looked up as this row.
-        looked_up = self.rows(pa.array(values), str(self.file)).to_pylist()
-        return [value if row == rows[i] else None for i, (value, row) in enumerate(zip(values, looked_up, strict=True))]
+        values = self._values_of_rows(np.array(rows, np.int32)).to_pylist()
+        return [
+            self._unknown_examples.get(row) if row >= self.first_hash_row else value
+            for row, value in zip(rows, values, strict=True)
+        ]
 
-    def _value(self, row: int) -> Any:
-        if self._overlay is not None and (place := self._overlay.find_row(row)) is not None:
-            return self._overlay.changes.raw_E[place].as_py()
+    def _values_of_rows(self, rows_N: Rows) -> pa.Array:
+        """Return the value of each row, large texts or int64; null for row 0, freed rows and those of no vocabulary."""
+        entries_N = np.where(rows_N < len(self._index.keys_R), rows_N, 0)
         texts = self._index.texts_R
-        if 0 < row < len(self._index.keys_R):
-            return int(self._index.keys_R[row]) if texts is None else texts[row].as_py().decode()
-        return self._unknown_examples.get(row) if row >= self.first_hash_row else None
+        values = pa.array(self._index.keys_R[entries_N])
+        if texts is not None:
+            values = texts.take(pa.array(entries_N)).cast(pa.large_string())
+        if self._overlay is not None:
+            values = self._overlay.replace_values(values, rows_N)
+        # The index does not mark freed rows, but only the value of a row that is in use is looked up as this row.
+        is_used = (self._find_rows(values) == rows_N) & (rows_N > 0)
+        return pc.if_else(pa.array(is_used), values, pa.scalar(None, values.type))
+
+    def _find_rows(self, values: pa.Array) -> Rows:
+        """Return the row of each value, 0 for null and for a value that the vocabulary does not have.
+
+        Args:
+            values: Large texts or int64, as those of `VocabularyChanges`.
+        """
+        if self.kind == "text":
+            texts = to_binary(values)
+            return self._find(hash_index.text_keys(*text_buffers(texts)), texts)
+        rows_N = self._find(values.fill_null(0).to_numpy())
+        rows_N[values.is_null().to_numpy(zero_copy_only=False)] = 0
+        return rows_N
 
     @cached_property
     def _unknown_examples(self) -> dict[int, Any]:

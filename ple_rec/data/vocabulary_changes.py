@@ -33,7 +33,8 @@ class VocabularyChanges:
     previous_E: pa.Array
 
     def __post_init__(self) -> None:
-        if len(self.rows_E) and (self.rows_E[0] < 1 or (np.diff(self.rows_E) <= 0).any()):
+        # Neighbours are compared, since their difference may be beyond int32.
+        if len(self.rows_E) and (self.rows_E[0] < 1 or (self.rows_E[1:] <= self.rows_E[:-1]).any()):
             raise ValueError("the rows do not ascend from 1 on")
         for name in ("raw_E", "previous_E"):
             column = getattr(self, name)
@@ -79,7 +80,7 @@ class VocabularyOverlay:
         # Row of each entry of the index; its entry 0 is unused, and a value that has lost its row has row 0.
         rows = changes.rows_E[has_value_E.to_numpy(zero_copy_only=False)]
         self._rows = np.concatenate([np.zeros(1, np.int32), rows, np.zeros(len(without_row), np.int32)])
-        self.kind, self.max_text_bytes = self._index.kind, self._index.max_text_bytes()
+        self.max_text_bytes = self._index.max_text_bytes()
 
     @property
     def nbytes(self) -> int:
@@ -105,7 +106,13 @@ class VocabularyOverlay:
         (concerned,) = entries_N.nonzero()
         rows_N[concerned] = self._rows[entries_N[concerned]]
 
-    def find_row(self, row: int) -> int | None:
-        """Return the place of a row in the changes; None if its value is that of the older version."""
-        place = int(np.searchsorted(self.changes.rows_E, row))
-        return place if place < len(self.changes.rows_E) and self.changes.rows_E[place] == row else None
+    def replace_values(self, values_N: pa.Array, rows_N: Rows) -> pa.Array:
+        """Return values in which those of changed rows are replaced; null for a row that is free now.
+
+        Args:
+            values_N: Value of each row in the older version, of the type of the changes.
+            rows_N: Row of each value.
+        """
+        is_changed_N = np.isin(rows_N, self.changes.rows_E)
+        places = np.searchsorted(self.changes.rows_E, rows_N[is_changed_N])
+        return pc.replace_with_mask(values_N, pa.array(is_changed_N), self.changes.raw_E.take(pa.array(places)))

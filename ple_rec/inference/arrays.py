@@ -29,7 +29,7 @@ from ple_rec.inference.delta import (
 )
 from ple_rec.inference.manifest import EXPORT_AGAIN, MANIFEST, MODEL_FILE
 from ple_rec.inference.signature import Signature
-from ple_rec.inference.tables import StoredTable
+from ple_rec.inference.tables import StoredTable, row_bytes
 
 TABLES = "tables"
 
@@ -108,6 +108,12 @@ class VersionArrays:
         return replace(
             self, version=version.name, manifest=_digest(version), tables=tables, encoder=encoder, vectors=vectors
         )
+
+    @property
+    def whole_bytes(self) -> int:
+        """Number of bytes of the tables and vocabularies of the whole version, which a delta shares."""
+        tables = sum(table.rows * row_bytes(table.dim, table.precision) for table in self.tables.values())
+        return tables + sum(vocabulary.whole_bytes for vocabulary in self.encoder.vocabularies.values())
 
     @property
     def overlay_bytes(self) -> int:

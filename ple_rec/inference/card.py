@@ -115,8 +115,8 @@ def delta_text(delta: Mapping[str, Any]) -> str:
     """
     size = delta["bytes"] / delta["whole_bytes"]
     return (
-        f"of {delta['base']}; {delta['bytes']:,} bytes, {size:.3f} of {delta['whole']}, the last whole version; rows "
-        f"that have changed since {delta['whole']} take {delta['share']:.3f} of the tables"
+        f"of {delta['base']}; {delta['bytes']:,} bytes, {size:.3f} of {delta['whole']}, the last whole version; a "
+        f"server holds {delta['share']:.3f} of the bytes of its tables and vocabularies besides them"
     )
 
 

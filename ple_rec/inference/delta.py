@@ -52,7 +52,8 @@ class DeltaInfo:
     Args:
         base: Name of the version to which the changes apply.
         manifest: SHA-256 of the manifest of that version, in hexadecimal digits.
-        share: Bytes of all distinct changed rows of the chain by the bytes of the whole tables.
+        share: Bytes that a server holds besides the whole version, by the bytes of the whole tables and vocabularies
+            (`VersionArrays.overlay_bytes`, `VersionArrays.whole_bytes`).
     """
 
     base: str
@@ -191,8 +192,10 @@ def read_changed_rows(file: Path, changed: int, rows: int, dim: int, precision: 
         raise DataError(str(file), f"has {size} bytes", rule, EXPORT_AGAIN)
     content = read_bytes(file, size)
     rows_E = content[: changed * _ROW_NUMBER.itemsize].view(_ROW_NUMBER).astype(np.int32)
-    if (np.diff(rows_E) <= 0).any():
-        i = int((np.diff(rows_E) <= 0).argmax())
+    # Neighbours are compared, since their difference may be beyond int32.
+    descends = rows_E[1:] <= rows_E[:-1]
+    if descends.any():
+        i = int(descends.argmax())
         value = f"row {rows_E[i + 1]} after row {rows_E[i]}"
         raise DataError(str(file), value, "the numbers of changed rows ascend", EXPORT_AGAIN)
     if changed and not (rows_E[0] >= 0 and rows_E[-1] < rows):
@@ -219,7 +222,9 @@ def read_vocabulary_changes(file: Path) -> VocabularyChanges:
         row, raw, previous = (
             table[name].chunk(0) if table.num_rows else pa.array([], table[name].type) for name in _CHANGES_SCHEMA
         )
-        return VocabularyChanges(row.to_numpy(zero_copy_only=True).astype(np.int32, copy=False), raw, previous)
+        if row.type != pa.int32():
+            raise ValueError(f"the rows are {row.type}, not int32")
+        return VocabularyChanges(row.to_numpy(zero_copy_only=True), raw, previous)
     except (OSError, ValueError, LookupError, pa.ArrowException) as error:
         rule = "it has the rows of a vocabulary whose values have changed"
         raise DataError(str(file), f"unreadable ({error})", rule, EXPORT_AGAIN) from error

@@ -27,6 +27,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.data.vocabulary_changes import VocabularyChanges
 from ple_rec.errors import DeltaTooLargeError, Option, UserError
 from ple_rec.inference.arrays import TABLES
+from ple_rec.inference.card import CARD_FILE
 from ple_rec.inference.delta import (
     DeltaInfo,
     changed_rows_file,
@@ -39,15 +40,18 @@ from ple_rec.inference.delta import (
 )
 from ple_rec.inference.export_options import DELTA_PRECISIONS, ExportOptions
 from ple_rec.inference.load_version import load_ranker
-from ple_rec.inference.manifest import parse_manifest, read_manifest
+from ple_rec.inference.manifest import MODEL_FILE, parse_manifest, read_manifest
 from ple_rec.inference.model_dir import find_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import local_version
-from ple_rec.inference.tables import ChangedRows, OverlaidTable, StoredTable, row_bytes, stored_chunks
+from ple_rec.inference.tables import ChangedRows, StoredTable, row_bytes, stored_chunks
 from ple_rec.inference.version_files import copy_descriptions, frozen_tables, table_shards, vocabularies
 from ple_rec.inference.vocabulary_files import compare_values, read_values
 from ple_rec.storage import Location
 from ple_rec.training.context import EvaluationContext
+
+# Files that are left out where the bytes of a delta are compared with those of its whole version.
+_DESCRIPTIONS = (MODEL_FILE, CARD_FILE)
 
 
 class DeltaVersion:
@@ -75,7 +79,7 @@ class DeltaVersion:
         self._manifest = manifest_digest(self._chain[-1])
         self._changed: dict[str, int] = {}
         self._vocabularies: dict[str, VocabularyChanges] = {}
-        self._share = 0.0
+        self._overlay_bytes, self._share = 0, 0.0
         self._check_run()
 
     def _check_run(self) -> None:
@@ -129,6 +133,7 @@ class DeltaVersion:
             write_vocabulary_changes(folder / VOCAB_DIR / vocabulary_changes_file(table), changes)
             self._vocabularies[table] = changes
             lookups[table] = self._base.arrays.encoder.vocabularies[table].with_changes(changes)
+            self._overlay_bytes += lookups[table].overlay_bytes
         digests = [parse_manifest(each, read_manifest(each)) for each in reversed(self._chain)]
         for name, file in frozen_tables(context).items():
             before = next((files[name].digest for files in digests if name in files), None)
@@ -143,33 +148,29 @@ class DeltaVersion:
         """Write the changed rows of each table, and return the entries of `model.json` about the tables.
 
         Raises:
-            DeltaTooLargeError: Too many rows have changed.
+            DeltaTooLargeError: Too many rows and values have changed.
         """
         folder, precision, entries = self._folder / TABLES, self._options.precision, []
         folder.mkdir()
-        overlay_bytes = whole_bytes = 0
         for table, shards_RD in table_shards(self._context).items():
             before = self._base.arrays.tables[table]
             changes = find_changed_rows(table, shards_RD, before)
             file = folder / changed_rows_file(table, precision)
             write_changed_rows(file, changes)
             self._changed[table] = len(changes.rows_E)
-            width = row_bytes(before.dim, precision)
-            older = before.changes.rows_E.numpy() if isinstance(before, OverlaidTable) else np.empty(0, np.int32)
-            overlay_bytes += len(np.union1d(changes.rows_E.numpy(), older)) * width
-            whole_bytes += before.rows * width
+            self._overlay_bytes += before.with_changes(changes).overlay_bytes
             entry = {"name": table, "file": file.name, "rows": before.rows, "dim": before.dim, "precision": precision}
             entries.append(entry | {"bytes": file.stat().st_size, "changed": self._changed[table]})
-        self._share = overlay_bytes / max(whole_bytes, 1)
+        self._share = self._overlay_bytes / max(self._base.arrays.whole_bytes, 1)
         if self._share > self._options.delta_share:
             allowed = float(f"{self._share * 1.1:.2g}")
             raise DeltaTooLargeError(
                 self._place,
-                f"rows that have changed since {self._chain[0].name}, the last whole version, take {self._share:.3g} "
-                "of the tables",
-                f"a server holds them besides the tables, so at most {self._options.delta_share:g} is allowed",
+                f"what has changed since {self._chain[0].name}, the last whole version, takes {self._share:.3g} of the "
+                "bytes of its tables and vocabularies",
+                f"a server holds it besides them, so at most {self._options.delta_share:g} is allowed",
                 f"export a whole version: leave {Option.DELTA} out; or allow it by "
-                f"{Option.DELTA_SHARE.with_value(min(allowed, 1.0))}",
+                f"{Option.DELTA_SHARE.with_value(allowed)}",
             )
         return entries
 
@@ -179,7 +180,9 @@ class DeltaVersion:
 
     def describe_on_card(self) -> dict[str, Any]:
         """Return the changes since the base, and the bytes of the delta and of the whole version of its chain."""
-        files = parse_manifest(self._chain[0], read_manifest(self._chain[0]))
+        # The descriptions of this version are not complete yet, so those of the whole version are left out, too.
+        whole_files = parse_manifest(self._chain[0], read_manifest(self._chain[0]))
+        files = (file for file in self._folder.rglob("*") if file.is_file())
         came_and_went = {
             table: {
                 "came": len(changes.raw_E) - changes.raw_E.null_count,
@@ -191,8 +194,8 @@ class DeltaVersion:
             "delta": {
                 "base": self._base.version,
                 "whole": self._chain[0].name,
-                "bytes": sum(file.stat().st_size for file in self._folder.rglob("*") if file.is_file()),
-                "whole_bytes": sum(entry.size for entry in files.values()),
+                "bytes": sum(file.stat().st_size for file in files if file.name not in _DESCRIPTIONS),
+                "whole_bytes": sum(entry.size for name, entry in whole_files.items() if name not in _DESCRIPTIONS),
                 "share": self._share,
                 "changed_rows": self._changed,
                 "values": came_and_went,

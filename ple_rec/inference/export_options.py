@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ple_rec.config.choices import AskedPrecision, TablePrecision
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location
 
 # Precisions whose rows stand alone with their scales, so that a delta can replace single rows.
@@ -35,7 +36,8 @@ class ExportOptions:
         tables: Names of the side tables that are published with the model.
         source: Folder of the raw files of side tables; None without `tables`.
         delta: Name of the version of which the new one is a delta; None for a whole version.
-        delta_share: Largest share of the tables' bytes that the changed rows of a chain of deltas may take.
+        delta_share: Largest number of bytes that a server may hold of a chain of deltas, as a share of the bytes of the
+            tables and vocabularies of its whole version.
     """
 
     precision: TablePrecision = "fp32"
@@ -54,3 +56,14 @@ class ExportOptions:
     source: str | None = None
     delta: str | None = None
     delta_share: float = 0.25
+
+    def check_delta_share(self) -> None:
+        """Refuse a bound of deltas for a whole version.
+
+        Raises:
+            UserError: There is a bound without the name of a base.
+        """
+        if self.delta is None and self.delta_share != ExportOptions.delta_share:
+            rule = "it bounds the size of a delta, and a whole version is exported"
+            fix = f"give {Option.DELTA} too, or leave {Option.DELTA_SHARE} out"
+            raise UserError(Option.DELTA_SHARE, f"got {self.delta_share:g} without {Option.DELTA}", rule, fix)

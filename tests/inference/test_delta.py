@@ -18,7 +18,14 @@ from ple_rec import load_model
 from ple_rec.errors import DataError
 from ple_rec.inference import remote_model
 from ple_rec.inference.arrays import VersionArrays
-from ple_rec.inference.delta import delta_info, manifest_digest, read_changed_rows, version_chain, write_changed_rows
+from ple_rec.inference.delta import (
+    delta_info,
+    manifest_digest,
+    read_changed_rows,
+    read_vocabulary_changes,
+    version_chain,
+    write_changed_rows,
+)
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import ChangedRows, StoredTable
@@ -289,6 +296,14 @@ def repeat_a_value(days: Days) -> None:
         pq.write_table(table.set_column(table.column_names.index("raw"), "raw", values), file)
 
 
+def forget_previous(days: Days) -> None:
+    file = days.version(3) / "vocab/user_id.delta.parquet"
+    with edit(days.version(3)):
+        table = pq.read_table(file)
+        previous = pa.nulls(len(table), table["previous"].type)
+        pq.write_table(table.set_column(table.column_names.index("previous"), "previous", previous), file)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -306,6 +321,7 @@ def repeat_a_value(days: Days) -> None:
         (widen_a_table, r"v3: table \w+ has .*; it has \(rows, columns, precision\)"),
         (drop_a_table, r"v3: table \w+ has None; it has"),
         (repeat_a_value, r"v3.*is repeated"),
+        (forget_previous, r"v3.*row \d+ had None before the changes, but here it has \d+"),
     ],
 )
 def test_a_version_that_does_not_fit_is_refused(
@@ -336,3 +352,18 @@ def test_changed_rows_come_back(tmp_path: Path) -> None:
     empty = ChangedRows(torch.zeros(0, dtype=torch.int32), torch.zeros(0, 12, dtype=torch.uint8))
     write_changed_rows(tmp_path / "t", empty)
     assert len(read_changed_rows(tmp_path / "t", 0, 10, 4, "int8").rows_E) == 0
+
+
+def test_rows_that_wrap_around_int32_are_refused(tmp_path: Path) -> None:
+    rows_E = torch.tensor([3, 2**31 - 1, -(2**31), -1, 5], dtype=torch.int32)
+    write_changed_rows(tmp_path / "t", ChangedRows(rows_E, torch.zeros(5, 12, dtype=torch.uint8)))
+    with pytest.raises(DataError, match=r"row -2147483648 after row 2147483647; the numbers of changed rows ascend"):
+        read_changed_rows(tmp_path / "t", 5, 10, 4, "int8")
+
+
+@pytest.mark.parametrize("row", [pa.array([2**32 + 1, 2**32 + 2]), pa.array([1.7, 2.9])])
+def test_rows_of_a_vocabulary_are_int32(tmp_path: Path, row: pa.Array) -> None:
+    table = pa.table({"row": row, "raw": [77, 78], "previous": pa.nulls(2, pa.int64())})
+    pq.write_table(table, tmp_path / "t")
+    with pytest.raises(DataError, match=rf"unreadable \(the rows are {row.type}, not int32\)"):
+        read_vocabulary_changes(tmp_path / "t")

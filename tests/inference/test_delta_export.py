@@ -39,7 +39,9 @@ from tests.inference.feed import FIRST_USER
 from tests.object_store import put_folder
 
 # One pair that changes places is much AUC in a few rows, and nearly all rows of a small table change in a day.
-SMALL = ("--auc-loss", "1", "--delta-share", "1")
+SMALL = ("--auc-loss", "1")
+# Share that no delta exceeds.
+ANY_SHARE = ("--delta-share", "10")
 OF_A_VERSION = {"MODEL_CARD.md", "model.json", "manifest.json"}
 
 
@@ -83,7 +85,7 @@ def models(days: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest
         if number == 1:
             shutil.copytree(root / "whole", root / "deltas")
         else:
-            export_run(days / run, root / "deltas", *argv, "--delta", f"v{number - 1}")
+            export_run(days / run, root / "deltas", *argv, "--delta", f"v{number - 1}", *ANY_SHARE)
     assert main(["export", "--squash", f"v{len(exports)}", "--out", str(root / "deltas")]) == 0
     return Models(root / "deltas", root / "whole", request.param, len(exports))
 
@@ -140,16 +142,13 @@ def test_a_delta_holds_only_what_differs(models: Models) -> None:
     for number in range(2, models.last + 1):
         version = models.deltas / f"versions/v{number}"
         check_version(version)
-        model, overlay, whole = described(version), 0, 0
+        model = described(version)
         for table in model["tables"]:
             width = row_bytes(table["dim"], models.precision)
             size = (version / "tables" / table["file"]).stat().st_size
             assert size == table["bytes"] == table["changed"] * (4 + width)
             assert table["changed"] == expected_changes(models, number, table["name"], width)
-            overlay += len(changed_rows(models, number, table["name"], width)) * width
-            whole += table["rows"] * width
         assert model["delta"]["base"] == f"v{number - 1}"
-        assert model["delta"]["share"] == overlay / whole
         assert not [*version.glob("vocab/*.index")]
         assert {path.name.split(".", 1)[1] for path in version.glob("vocab/*")} == {"delta.parquet"}
 
@@ -175,7 +174,7 @@ def test_the_card_and_the_summary_say_what_has_changed(
     first: Path, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = shutil.copytree(first, tmp_path / "m")
-    export_run(days / "run-5", model, "--precision", "int8", *SMALL, "--delta", "v1")
+    export_run(days / "run-5", model, "--precision", "int8", *SMALL, "--delta", "v1", *ANY_SHARE)
     said, version = capsys.readouterr().out, latest_version(model)
     card = described(version)["card"]["delta"]
     changes = pq.read_table(version / "vocab/user_id.delta.parquet")
@@ -190,11 +189,27 @@ def test_the_card_and_the_summary_say_what_has_changed(
     text = (version / "MODEL_CARD.md").read_text()
     assert f"- Delta: of v1; {card['bytes']:,} bytes, " in text
     assert f"| user_id | 40 | {rows} | {came} | {went} |\n" in text
-    assert card["whole_bytes"] == sum(path.stat().st_size for path in _files_of_manifest(model / "versions/v1"))
+    assert card["bytes"] == _bytes_without_descriptions(version)
+    assert card["whole_bytes"] == _bytes_without_descriptions(model / "versions/v1")
 
 
-def _files_of_manifest(version: Path) -> list[Path]:
-    return [path for path in version.rglob("*") if path.is_file() and path.name != "manifest.json"]
+def _bytes_without_descriptions(version: Path) -> int:
+    files = [path for path in version.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files if path.name not in OF_A_VERSION)
+
+
+def test_the_share_of_a_delta_counts_all_that_a_server_holds(models: Models) -> None:
+    whole = load_ranker(models.deltas / "versions/v1", threads=1).arrays
+    for number in range(2, models.last + 1):
+        version = models.deltas / f"versions/v{number}"
+        model, arrays, table_bytes = described(version), load_ranker(version, threads=1).arrays, 0
+        for table in model["tables"]:
+            width = row_bytes(table["dim"], models.precision)
+            table_bytes += len(changed_rows(models, number, table["name"], width)) * (4 + width)
+        assert sum(table.overlay_bytes for table in arrays.tables.values()) == table_bytes
+        # Arrow stores the nulls of a column that was read in other bytes.
+        share = arrays.overlay_bytes / whole.whole_bytes
+        assert model["card"]["delta"]["share"] == model["delta"]["share"] == pytest.approx(share, rel=0.01)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -234,8 +249,8 @@ def refused(model: Path, capsys: pytest.CaptureFixture[str], run: Path, *argv: s
 def first(days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with v1 in int8 and v2 in fp16, both of the first run; who changes it copies."""
     model = tmp_path_factory.mktemp("first") / "m"
-    export_run(days / "run", model, "--precision", "int8", *SMALL[:2])
-    export_run(days / "run", model, "--precision", "fp16", *SMALL[:2])
+    export_run(days / "run", model, "--precision", "int8", *SMALL)
+    export_run(days / "run", model, "--precision", "fp16", *SMALL)
     return model
 
 
@@ -256,6 +271,11 @@ def first(days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("--delta", "../v1"), "one of v1, v2. Fix: name one of them"),
         (("--delta", "v1", "--precision", "int8", "--delta-share", "-1"), "--delta-share: got '-1'; expected a finite"),
         (
+            ("--precision", "int8", "--delta-share", "0.5"),
+            "--delta-share: got 0.5 without --delta; it bounds the size of a delta, and a whole version is exported. "
+            "Fix: give --delta too, or leave --delta-share out",
+        ),
+        (
             ("--delta", "v1", "--squash", "v1"),
             "--squash: got it with run ",
         ),
@@ -269,7 +289,7 @@ def test_options_that_do_not_fit(
 
 def test_too_many_changes_ask_for_a_whole_version(first: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(first, capsys, days / "run-5", "--delta", "v1", "--precision", "int8", "--delta-share", "0.01")
-    assert "--delta v1: rows that have changed since v1, the last whole version, take 0." in said
+    assert "--delta v1: what has changed since v1, the last whole version, takes " in said
     assert (
         "at most 0.01 is allowed. Fix: export a whole version: leave --delta out; or allow it by --delta-share" in said
     )
@@ -279,7 +299,7 @@ def test_too_many_changes_ask_for_a_whole_version(first: Path, days: Path, capsy
 def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The model of a later day is no base for the run of an earlier one."""
     model = shutil.copytree(first, days.parent / "later")
-    export_run(days / "run-6", model, "--precision", "int8", *SMALL[:2])
+    export_run(days / "run-6", model, "--precision", "int8", *SMALL)
     said = refused(model, capsys, days / "run-5", "--delta", "v3", "--precision", "int8")
     assert "does not descend from" in said
     assert "in other datasets, rows of tables belong to other values. Fix: export a whole version: leave" in said
@@ -313,7 +333,7 @@ def test_a_base_that_is_damaged_incomplete_or_gone(
     models: Models, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, name = shutil.copytree(models.deltas, tmp_path / "m"), f"v{models.last}"
-    argv = (days / "run-6", "--precision", models.precision, *SMALL, "--delta", name)
+    argv = (days / "run-6", "--precision", models.precision, *SMALL, "--delta", name, *ANY_SHARE)
     file = model / "versions/v1/tables" / f"user_id.{models.precision}"
     content = file.read_bytes()
     file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
@@ -369,7 +389,7 @@ def test_a_delta_in_a_store(models: Models, days: Path, address: str) -> None:
         put_folder(models.deltas / f"versions/v{number}", f"{address.removeprefix('s3://')}/versions/v{number}")
     write_text(model / "latest", "v2\n")
     argv = ["--precision", models.precision, *SMALL, "--checkpoint", "step-2", "--examples", "24"]
-    assert main(["export", str(days / "run-6"), "--out", address, *argv, "--delta", "v2"]) == 0
+    assert main(["export", str(days / "run-6"), "--out", address, *argv, "--delta", "v2", *ANY_SHARE]) == 0
     expected = answers(load_ranker(models.whole / "versions/v3", threads=1))
     assert answers(load_ranker(latest_version(model), threads=1)) == expected
     assert main(["export", "--squash", "v3", "--out", address]) == 0
@@ -395,7 +415,7 @@ def disk(first: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_full_in_the_middle(disk: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(disk, capsys, days / "run-5", "--precision", "int8", *SMALL, "--delta", "v1")
+    said = refused(disk, capsys, days / "run-5", "--precision", "int8", *SMALL, "--delta", "v1", *ANY_SHARE)
     assert "No space left on device; a model and its side tables need disk space" in said
     load_ranker(latest_version(disk))
 
@@ -405,7 +425,7 @@ def test_a_delta_has_a_precision_of_matrix_products_of_its_own(
     first: Path, days: Path, tmp_path: Path, dense: str
 ) -> None:
     model, argv = shutil.copytree(first, tmp_path / "m"), ("--precision", "int8", *SMALL, "--dense", dense)
-    export_run(days / "run-5", model, *argv, "--delta", "v1")
+    export_run(days / "run-5", model, *argv, "--delta", "v1", *ANY_SHARE)
     export_run(days / "run-5", model, *argv)
     delta, whole = (described(model / "versions" / name) for name in ("v3", "v4"))
     assert delta["dense"] == whole["dense"] == {"precision": dense}
@@ -433,7 +453,7 @@ def test_rates_are_published_with_a_delta(rates_feed: Path, rates_child: Path, t
     export_run(rates_feed / "run", model, *argv)
     assert (model / "tables/by_video_id/latest").read_text() == "v1\n"
     run = train_on(rates_child, tmp_path / "run", rates_feed / "run")
-    export_run(run, model, *argv, "--delta", "v1")
+    export_run(run, model, *argv, "--delta", "v1", *ANY_SHARE)
     assert (model / "tables/by_video_id/latest").read_text() == "v2\n"
     ranker, misfits = load_side_tables(load_ranker(latest_version(model)), latest_version(model))
     assert not misfits

@@ -721,10 +721,24 @@ FAULTS: tuple[Fault, ...] = (
     ),
     # Deltas of exported models
     Fault(
+        "the share of a delta forgets the values that a server holds",
+        "ple_rec/inference/delta_export.py",
+        "self._overlay_bytes += lookups[table].overlay_bytes",
+        "self._overlay_bytes += 0",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "a value of a delta keeps its row in the base besides its new one",
+        "ple_rec/data/lookup.py",
+        "left_N = (rows_N > 0) & ~np.isin(rows_N, changes.rows_E)",
+        "left_N = (rows_N < 0) & ~np.isin(rows_N, changes.rows_E)",
+        ("tests/data/test_vocabulary_changes.py",),
+    ),
+    Fault(
         "the share of a delta forgets the rows that earlier deltas have changed",
         "ple_rec/inference/delta_export.py",
-        "len(np.union1d(changes.rows_E.numpy(), older))",
-        "len(changes.rows_E)",
+        "before.with_changes(changes).overlay_bytes",
+        "changes.rows_E.nbytes + changes.stored_EP.nbytes",
         _DELTA_EXPORT,
     ),
     Fault(
