@@ -51,7 +51,9 @@ class ExportStep(Config):
         "whole", description="delta: only the rows that differ from the served version, if the version allows it"
     )
     delta_share: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.25, description="greatest share of changed bytes of a delta; above it, a whole version is written"
+        0.25,
+        description="a whole version is written if the rows that have changed since the last whole version take more "
+        "than this share of the tables' bytes",
     )
     whole_every: PositiveInt | None = Field(
         None, description="write a whole version after this number of versions at most; default: by delta_share alone"
@@ -62,7 +64,7 @@ class ExportStep(Config):
         None, description="features that a request gives once; default: as `ple-rec export` chooses"
     )
     fusion: str | None = Field(
-        None, description="file of the fusion; default: that of the run, which a new run has not, so exponents 1"
+        None, description="file of the fusion; default: that of the run, or else that of the served version"
     )
     licence: str | None = Field(None, description="licence for the model card")
     examples: Annotated[int, Field(ge=0)] = Field(0, description="held-out users whose rows are stored with the model")

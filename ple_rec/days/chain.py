@@ -6,7 +6,7 @@
     records/2024-05-09.json what became of it
     daily.lock              held while a day is in work
 
-A day is open as long as it has no record with a verdict. The same command goes on with an open day.
+A day is open until its record says that it was published or refused. The same command goes on with an open day.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Chain:
         return read_record(self.record_file(name))
 
     def is_open(self, name: str) -> bool:
-        """Return True if a day has no verdict yet, or was accepted but not published."""
+        """Return True if the day was neither published nor refused. An accepted day is still to be published."""
         record = self.record(name)
         return record is None or record.verdict == "accepted"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ple_rec.analysis.compare.resampling import FEWEST_GROUPS
 from ple_rec.config.daily import GateConfig
 from ple_rec.config.words import suggestion
 from ple_rec.days.record import Difference
@@ -56,8 +57,8 @@ def judge(differences: Sequence[Difference], gate: GateConfig) -> tuple[tuple[Di
     if gate.margins and not any(each.is_judged for each in with_margins):
         counts = ", ".join(dict.fromkeys(f"{each.task} {each.positives:,}" for each in with_margins))
         reasons.append(
-            f"no margin can be judged: a task needs {gate.min_positives:,} positives in 10 or more groups of the "
-            f"held-out rows; there are {counts or 'no tasks in common'}"
+            f"no margin can be judged: a task needs {gate.min_positives:,} positives in {FEWEST_GROUPS} or more groups "
+            f"of the held-out rows; there are {counts or 'no tasks in common'}"
         )
     return with_margins, tuple(reasons)
 

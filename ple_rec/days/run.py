@@ -32,10 +32,10 @@ from ple_rec.days.gate import check_margins, judge
 from ple_rec.days.record import DayRecord, write_record
 from ple_rec.days.served import (
     Version,
+    find_served_day,
     find_version,
     read_served,
     read_version,
-    run_to_start_from,
     version_bytes,
 )
 from ple_rec.days.validation import compare_versions
@@ -46,7 +46,7 @@ from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.fusion_lookup import RUN_FUSION_FILE
 from ple_rec.inference.held_out import RawHeldOutRows
 from ple_rec.inference.load_version import load_ranker
-from ple_rec.inference.model_dir import check_model_dir
+from ple_rec.inference.model_dir import check_model_dir, latest_version
 from ple_rec.inference.publish import LATEST
 from ple_rec.inference.ranker import Ranker
 from ple_rec.runs.state import inspect_directory, resume_refusal
@@ -114,45 +114,47 @@ class _Day:
         record = self._chain.record(self._name)
         if record is not None and self._is_settled(record):
             logger.info(f"{record.day}: {record.verdict} before; nothing is left to do")
-            return record
+            return self._with_served_version(record)
         served = read_served(self._model_dir)
-        self._check_served(served)
+        start = self._start(served)
+        run_config = self._run_config()
         with self._step("prepare"):
             self._prepare()
-        self._check_served(served)
-        schema = load_schema(self._dataset)
-        check_margins(self._config.gate, {task.name: task.kind for task in schema.tasks})
-        before = self._chain.before(self._name)
-        start: tuple[Location, str] | None = None
-        if before is not None:
-            # The version of this very day is served if a call was stopped after it had published it.
-            is_published = served is not None and served.dataset == schema.fingerprint
-            if not is_published:
-                day = run_to_start_from(self._chain, served, before, self._model_dir)
-                assert served is not None
-                start = self._chain.run(day.name), served.checkpoint
-        run_config = self._run_config()
+        tasks = load_schema(self._dataset).tasks
+        check_margins(self._config.gate, {task.name: task.kind for task in tasks})
         self._check_run(run_config)
         with self._step("train"):
             self._train(run_config, self._run, start)
         return self._publish(record, served, None if start is None else f"{start[0]}:{start[1]}")
 
     def _is_settled(self, record: DayRecord) -> bool:
-        """Return True if nothing can change the verdict; the newest day may be judged again after a refusal."""
+        """Return True if the day is not worked on again. After a refusal, the newest day is: it is judged once more."""
         newest = self._chain.days[-1].name if self._chain.days else None
         return record.verdict == "published" or (record.verdict == "refused" and newest != self._name)
 
-    def _check_served(self, served: Version | None) -> None:
-        """Refuse to replace a served version of another chain by the first version of this one.
+    def _with_served_version(self, record: DayRecord) -> DayRecord:
+        """Return the record of an earlier call. A note is added if `latest` names another version by now."""
+        latest = latest_version(self._model_dir).name
+        if record.version is None or location(record.version).name == latest:
+            return record
+        return replace(record, notes=(*record.notes, f"{self._model_dir / LATEST} names {latest} now"))
+
+    def _start(self, served: Version | None) -> tuple[Location, str] | None:
+        """Return the run and the checkpoint from which the day's run starts; None for random weights.
 
         Raises:
-            UserError: The served version is of another chain, and the options do not allow to replace it.
+            UserError: The served version is of another chain, or its run is gone.
         """
-        if served is None or self._options.new_chain or self._name != FIRST:
-            return
-        is_complete = (self._dataset / SUCCESS_FILE).is_file()
-        if is_complete and served.dataset == load_schema(self._dataset).fingerprint:
-            return
+        is_prepared = (self._dataset / SUCCESS_FILE).is_file()
+        if served is not None and is_prepared and served.dataset == load_schema(self._dataset).fingerprint:
+            # A call was stopped after it had published this very day, so the run of the day is finished.
+            return None
+        before = self._chain.before(self._name)
+        if before is not None:
+            day, served = find_served_day(self._chain, served, before, self._model_dir)
+            return self._chain.run(day.name), served.checkpoint
+        if served is None or self._options.new_chain:
+            return None
         raise UserError(
             str(served.path),
             f"is served; it was trained on dataset {served.dataset[:12]}",
@@ -337,11 +339,15 @@ class _Day:
         self._remove_old(read_version(version))
         return published
 
-    def _remove_old(self, served: Version) -> None:
-        """Remove datasets and runs of days that the chain no longer needs, or say which these are."""
+    def _remove_old(self, published: Version) -> None:
+        """Remove datasets and runs of days that the chain no longer needs, or say which these are.
+
+        Args:
+            published: Version that is served from now on; the next day starts from its run.
+        """
         days = self._chain.days
         keep = self._config.keep or 2
-        old = [each for each in days[:-keep] if each.fingerprint != served.dataset]
+        old = [each for each in days[:-keep] if each.fingerprint != published.dataset]
         if not old:
             return
         if self._config.keep is None:

@@ -76,7 +76,7 @@ def read_version(path: Location) -> Version:
             precision=next((str(table["precision"]) for table in description["tables"]), None),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
-        fix = f"let {LATEST} name a version that is whole"
+        fix = f"let {LATEST} name a version that is not damaged"
         raise DataError(str(file), "missing or damaged", "every version has it", fix) from error
 
 
@@ -100,8 +100,10 @@ def version_bytes(path: Location) -> int:
     return sum(entry.size for entry in parse_manifest(path, read_manifest(path)).values())
 
 
-def run_to_start_from(chain: Chain, served: Version | None, before: PreparedDay, model_dir: Location) -> PreparedDay:
-    """Return the day whose run made the served version; the next day's run starts from its checkpoint.
+def find_served_day(
+    chain: Chain, served: Version | None, before: PreparedDay, model_dir: Location
+) -> tuple[PreparedDay, Version]:
+    """Return the day whose run made the served version, and this version; the next day's run starts from them.
 
     Args:
         chain: Chain of days.
@@ -137,4 +139,4 @@ def run_to_start_from(chain: Chain, served: Version | None, before: PreparedDay,
             "a day starts from the run of the served version",
             f"put the run back, or let {model_dir / LATEST} name a version whose run is there",
         )
-    return start
+    return start, served

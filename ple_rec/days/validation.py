@@ -1,6 +1,9 @@
-"""Progressive validation: the served version and the candidate score the same held-out rows of the newest day.
+"""Progressive validation: a model is judged on each new day, by rows of that day that it has never seen.
 
-Neither model was trained on these rows, and neither chose its checkpoint by them: they are of the day's test split.
+Here the served version and the candidate score the same rows, the test split of the newest day. Neither was trained on
+them. The candidate's checkpoint was chosen by the valid split, and that of the served version by rows of an earlier
+day; if the first appended day is the test day of the root, by rows of this day, too.
+
 Both models read the raw values of the rows, as a server does, so that an id which is new today is unknown to the served
 version. Rows with more values in a bag than a request may have are left out.
 
@@ -9,7 +12,7 @@ Shape suffixes: N rows, M metrics, R resamples, K tasks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +55,9 @@ def compare_versions(served: Ranker, candidate: Ranker, raw: RawHeldOutRows) -> 
     kinds = candidate.signature.kinds
     served_tasks = list(served.signature.kinds)
     tasks = [(k, name) for k, name in enumerate(kinds) if name in served_tasks]
-    served_scores_NK = _columns_like(scores_NK, served_scores_NK, {k: served_tasks.index(name) for k, name in tasks})
+    served_scores_NK = _reorder_columns(
+        served_scores_NK, [served_tasks.index(name) if name in served_tasks else None for name in kinds]
+    )
     groups = {} if raw.rows.group_N is None else {"group": raw.rows.group_N[rows_N]}
     arrays = {"labels": raw.rows.labels_NK[rows_N], "weights": raw.rows.in_space_NK[rows_N].astype(np.float32)} | groups
     metrics = [(k, metric) for k, name in tasks for metric in METRICS[kinds[name]]]
@@ -91,20 +96,15 @@ def _defined_metrics(rows: Mapping[str, NDArray[Any]], metrics: list[tuple[int, 
         return metrics_of_rows(rows, metrics)
 
 
-def _columns_like(
-    wanted_NK: NDArray[np.float32], scores_NK: NDArray[np.float32], source: Mapping[int, int]
-) -> NDArray[np.float32]:
-    """Return scores with the columns in another order; a column without a source is NaN.
+def _reorder_columns(scores_NK: NDArray[np.float32], columns: Sequence[int | None]) -> NDArray[np.float32]:
+    """Return scores with their columns in another order.
 
     Args:
-        wanted_NK: Array whose shape the result has.
         scores_NK: Scores to reorder.
-        source: Column of `scores_NK` by column of the result.
+        columns: For each column of the result, its column in `scores_NK`; None for a column of NaN.
     """
-    ordered_NK = np.full_like(wanted_NK, np.nan)
-    for k, column in source.items():
-        ordered_NK[:, k] = scores_NK[:, column]
-    return ordered_NK
+    missing_N = np.full(len(scores_NK), np.nan, scores_NK.dtype)
+    return np.stack([missing_N if column is None else scores_NK[:, column] for column in columns], axis=1)
 
 
 def _score(ranker: Ranker, raw: RawHeldOutRows, rows_N: NDArray[np.int64]) -> NDArray[np.float32]:
