@@ -1,5 +1,8 @@
 """Quality of a feed's model day after day, for four ways to keep it up to date, and the rows of its tables.
 
+It calls `prep`, `train` and `predict` itself, and not `ple-rec daily`, which has no way that starts from random weights
+and a gate that would leave days out.
+
     python -m benchmarks.daily [--days N] [--seeds N] [--users N] [--rows N] [--videos N]
 
 The logs are those of `docs/examples/feed_logs.py --come-and-go`. The first seven days are the first log. On each later
@@ -77,7 +80,8 @@ def prep_config(args: argparse.Namespace, way: str) -> dict[str, Any]:
     config = tomllib.loads((EXAMPLES / "feed.toml").read_text(encoding="utf-8"))
     tables = {"user": {"capacity": 2 * args.users}, "video": {"min_count": 2, "capacity": 20 * args.videos}}
     if way == "expire":
-        # A user may stay away for seven days. A video is shown for five, and then remains in some histories.
+        # A user may stay away for seven days. A video is shown for five days. After these days, it is still in the
+        # histories of users who have clicked it, and a video in a history counts as seen.
         tables["user"] |= {
             "admit": {"count": 2, "days": 7},
             "expire": {"unseen_days": 8},

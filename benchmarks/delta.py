@@ -49,7 +49,7 @@ class Done(NamedTuple):
     peak_bytes: int
 
 
-def ple_rec(folder: Path, *words: str) -> Done:
+def run_verb(folder: Path, *words: str) -> Done:
     """Run a subcommand of `ple-rec` in a folder."""
     say(f"ple-rec {' '.join(words)}")
     begun = time.perf_counter()
@@ -133,9 +133,9 @@ def train_runs(folder: Path, args: argparse.Namespace) -> None:
     write_logs(folder, users, round(args.changed * users))
     (folder / "prep.toml").write_text(prep_toml(users), encoding="utf-8")
     memory = ("--memory", f"{args.memory}")
-    ple_rec(folder, "prep", "prep.toml", "--out", "data-first", *memory)
+    run_verb(folder, "prep", "prep.toml", "--out", "data-first", *memory)
     days = ("--append", "day=3", "--parent", "data-first", "--set", 'log.files=["log/day=3"]')
-    ple_rec(folder, "prep", "prep.toml", "--out", "data-second", *days, *memory)
+    run_verb(folder, "prep", "prep.toml", "--out", "data-second", *days, *memory)
     shutil.rmtree(folder / "log")
     settings = {
         "data.described_by": "",
@@ -149,7 +149,7 @@ def train_runs(folder: Path, args: argparse.Namespace) -> None:
         texts = [f"{key}={value}" for key, value in settings.items()]
         sets = [word for text in (*texts, f"data.path=data-{name}", *more) for word in ("--set", text)]
         start = ("--init-from", "first:latest") if name == "second" else ()
-        ple_rec(folder, "train", "--config", "tencent-ple", "--run-dir", f"runs/{name}", *sets, *start)
+        run_verb(folder, "train", "--config", "tencent-ple", "--run-dir", f"runs/{name}", *sets, *start)
 
     train("first", "train.epochs=", "train.steps=5")
     train("second")
@@ -160,7 +160,7 @@ def export(folder: Path, run: str, model: str, version: str, *more: str) -> Done
     """Export a run; the scores are not compared with a tolerance, since the models are nearly untrained."""
     checks = ("--tolerance", "1", "--auc-loss", "1")
     words = ("--precision", "int8", "--checkpoint", "latest", "--version", version, *checks, *more)
-    return ple_rec(folder, "export", f"runs/{run}", "--out", f"models/{model}", *words)
+    return run_verb(folder, "export", f"runs/{run}", "--out", f"models/{model}", *words)
 
 
 def version_bytes(version: Path) -> int:
@@ -271,7 +271,7 @@ def main() -> None:
         takes, resident = reload_by_turns(folder, args.repeats)
         sizes = {model: version_bytes(folder / "models" / model / "versions" / _NEW) for model in _MODELS}
         entry = described_delta(folder)
-    heading = ("v2 is", "MB", "export s", "peak GiB", "server takes it s", "peak GiB", "resident GiB: v1, v2")
+    heading = ("form of v2", "MB", "export s", "peak GiB", "server takes it s", "peak GiB", "resident GiB: v1, v2")
     rows: list[tuple[str, ...]] = [heading]
     for model in _MODELS:
         cells = [f"{sizes[model] / 1e6:,.1f}"]

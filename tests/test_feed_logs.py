@@ -56,5 +56,16 @@ def test_a_video_is_shown_for_five_days(days: list[dict[str, list[object]]]) -> 
     assert min(numbers[-1]) < 20 * 16  # Some videos of the oldest of these days are still shown.
 
 
+@pytest.mark.parametrize("days", [("10", "9"), ("0", "3"), ("30", "32"), ("9",)])
+def test_days_out_of_order_are_refused(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], days: tuple[str, ...]
+) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        write_log(repository, tmp_path, *days)
+    assert refusal.value.code == 2
+    assert "days are 1 to 31, and LAST is not before FIRST" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 def test_sizes_are_options(days: list[dict[str, list[object]]]) -> None:
     assert [len(day["user_id"]) for day in days] == [1_500] * 20

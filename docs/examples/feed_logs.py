@@ -1,5 +1,7 @@
 """Write raw logs of a made-up feed to data/feed-raw: days 1 to 8, or FIRST to LAST of `feed_logs.py FIRST LAST`.
 
+A day is a number from 1 to 31; 9 is 2024-05-09.
+
 With --come-and-go the users and videos change from day to day, as those of a real feed do: every day 3 % of the users
 leave for good and as many new ones arrive, a third of the users stay away every other week and then return, and a video
 is shown for 5 days. --users, --rows and --videos are sizes: users at a time, impressions and new videos of a day.
@@ -21,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-arguments.add_argument("first", type=int, nargs="?", default=1)
-arguments.add_argument("last", type=int, nargs="?", default=8)
+arguments.add_argument("first", metavar="FIRST", type=int, nargs="?", default=1)
+arguments.add_argument("last", metavar="LAST", type=int, nargs="?", default=8)
 arguments.add_argument("--come-and-go", action="store_true")
 arguments.add_argument("--users", type=int, default=400)
 arguments.add_argument("--rows", type=int, default=2_000)
@@ -30,6 +32,8 @@ arguments.add_argument("--videos", type=int, default=40)
 args = arguments.parse_args()
 
 FIRST_DAY, DAY_MS, DAYS = date(2024, 5, 1), 86_400_000, 31
+if not 1 <= args.first <= args.last <= DAYS:
+    arguments.error(f"got days {args.first} to {args.last}; days are 1 to {DAYS}, and LAST is not before FIRST")
 ROWS, NEW_VIDEOS = args.rows, args.videos
 SHOWN_DAYS = 5 if args.come_and_go else DAYS
 LEAVE = 0.03 if args.come_and_go else 0.0  # share of the users that leave and arrive on a day

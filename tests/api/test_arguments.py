@@ -133,7 +133,7 @@ def raised(call: Callable[[], Any]) -> str:
             lambda: untyped.train(5),
             "UserError: config: got 5 (int); it is the name of a recipe, the path of a TOML file",
         ),
-        (lambda: untyped.train("tniy.toml"), "UserError: tniy.toml: no such file; recipes: "),
+        (lambda: untyped.train("tniy.toml"), "UserError: tniy.toml: no such file in "),
         (lambda: untyped.train({"a": {1, 2}}), "UserError: config.a: got a set; a configuration holds texts, numbers"),
         (lambda: untyped.train("tiny.toml", ranks=0), "UserError: ranks: got 0 (int); it is a whole number from 1 on"),
         (lambda: untyped.train("tiny.toml", ranks=True), "UserError: ranks: got true (bool)"),

@@ -39,7 +39,7 @@ def test_torchx_ends_with_1_whatever_the_job_says(repository: Path, tmp_path: Pa
     assert "Job finished: FAILED" in done.stderr
     told = [line for line in done.stderr.splitlines() if "ple-rec:" in line]
     assert len(told) == 1
-    assert "ple-rec: nix.toml: no such file; recipes: " in told[0]
+    assert f"ple-rec: nix.toml: no such file in {tmp_path}; recipes: " in told[0]
     assert told[0].endswith(". Fix: give the path of a TOML file or the name of a recipe")
     assert "Traceback" not in done.stderr
 
