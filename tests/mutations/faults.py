@@ -492,8 +492,15 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a day that was killed after its publication is published again",
         "ple_rec/days/run.py",
-        'if existing is not None and record is not None and record.verdict == "accepted":',
+        'if record is not None and record.verdict == "accepted" and record.version is not None:',
         "if False:",
+        _DAYS,
+    ),
+    Fault(
+        "an older version of the same day is taken for the accepted one",
+        "ple_rec/days/run.py",
+        "if is_complete(path) and self._is_of_run(",
+        "if (path := path.with_name('v3')) and self._is_of_run(",
         _DAYS,
     ),
     # GPU
