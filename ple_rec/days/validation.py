@@ -101,7 +101,7 @@ def _reorder_columns(scores_NK: NDArray[np.float32], columns: Sequence[int | Non
 
     Args:
         scores_NK: Scores to reorder.
-        columns: For each column of the result, its column in `scores_NK`; None for a column of NaN.
+        columns: Place in `scores_NK` of each column of the result; None for a column of NaN.
     """
     missing_N = np.full(len(scores_NK), np.nan, scores_NK.dtype)
     return np.stack([missing_N if column is None else scores_NK[:, column] for column in columns], axis=1)

@@ -98,6 +98,10 @@ def test_a_published_day_is_left_alone(chain: Path, capsys: pytest.CaptureFixtur
     assert f"{day_name(5)}: published before; nothing is left to do" in output.err
     assert main(["daily", "--config", "daily.toml", "--day", day_name(3)]) == 0
     assert latest() == "v3"
+    set_latest(Path("model"), "v2")
+    assert main(["daily", "--config", "daily.toml", "--day", day_name(5)]) == 0
+    assert f"note: {Path('model/latest')} names v2 now\n" in capsys.readouterr().out
+    assert record_of(day_name(5)) == before
 
 
 def test_the_gate_keeps_the_served_version(chain: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +120,15 @@ def test_the_gate_keeps_the_served_version(chain: Path, capsys: pytest.CaptureFi
     assert following.started_from is not None
     assert following.started_from.startswith(f"chain/runs/{day_name(5)}:")
     assert load_schema(Path(following.dataset)).parent == load_schema(Path(refused["dataset"])).fingerprint
-    # The refused day is over.
+    # The refused day is over, unless it and the later day are removed after a roll-back.
     assert run(6).verdict == "refused"
+    set_latest(Path("model"), "v3")
+    for day in (day_name(6), day_name(7)):
+        shutil.rmtree(f"chain/datasets/{day}")
+        shutil.rmtree(f"chain/runs/{day}")
+        Path(f"chain/records/{day}.json").unlink()
+    again = run()
+    assert (again.day, again.verdict, again.compared_with, latest()) == (day_name(6), "published", "v3", "v5")
 
 
 def test_a_refused_day_may_be_judged_again(chain: Path) -> None:
@@ -189,6 +200,7 @@ def test_a_served_version_of_another_chain_is_refused(chain: Path) -> None:
     ):
         run()
     assert latest() == "v3"
+    assert not Path(f"chain/datasets/{day_name(6)}").exists()  # Both are refused before the day is prepared.
 
 
 def test_a_dataset_of_another_lineage_is_refused(chain: Path) -> None:
