@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,8 @@ from tests.inference.exported import set_latest
 
 def test_an_older_version_of_the_same_day_is_not_taken_for_the_accepted_one(chain: Path) -> None:
     """After a roll-back the day was done again, and killed between the gate and the publication of v4."""
-    record = record_of(day_name(5)) | {"verdict": "accepted", "version": str(Path("model/versions/v4"))}
-    Path(f"chain/records/{day_name(5)}.json").write_text(json.dumps(record))
+    accepted = record_of(day_name(5)) | {"verdict": "accepted", "version": str(Path("model/versions/v4"))}
+    Path(f"chain/records/{day_name(5)}.json").write_text(json.dumps(accepted))
     set_latest(Path("model"), "v2")
     Path("model/versions/v1/model.json").write_text("{")  # Old versions are not read.
     record = run()
@@ -47,7 +48,7 @@ def test_the_record_of_a_served_day_is_written_anew(chain: Path) -> None:
     before = record_of(day_name(5))
     Path(f"chain/records/{day_name(5)}.json").unlink()
     run()
-    lost = {
+    lost: dict[str, Any] = {
         "compared_with": None,
         "differences": [],
         "seconds": {},
