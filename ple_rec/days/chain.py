@@ -85,6 +85,14 @@ class Chain:
         record = self.record(name)
         return record is None or record.verdict == "accepted"
 
+    def folder_names(self) -> set[str]:
+        """Return the names of the days that have a folder of a dataset or of a run, complete or not."""
+        names: set[str] = set()
+        for folder in (self.folder / "datasets", self.folder / "runs"):
+            with explain_errors(folder, "listed", "the datasets and runs of the chain lie there"):
+                names.update(name for name in names_in(folder) if name == FIRST or _DAY_NAME.fullmatch(name))
+        return names
+
     @cached_property
     def days(self) -> tuple[PreparedDay, ...]:
         """Days with a complete dataset, the oldest first.
@@ -124,11 +132,13 @@ class Chain:
             )
         return PreparedDay(name, date.fromisoformat(schema.day), schema.fingerprint, schema.lineage())
 
+    def days_before(self, name: str) -> tuple[PreparedDay, ...]:
+        """Return the days before another one, which need not be prepared, the oldest first."""
+        return () if name == FIRST else tuple(each for each in self.days if each.day < date.fromisoformat(name))
+
     def before(self, name: str) -> PreparedDay | None:
         """Return the newest day before another one; None for the first day."""
-        if name == FIRST:
-            return None
-        return max((each for each in self.days if each.day < date.fromisoformat(name)), key=lambda each: each.day)
+        return next(reversed(self.days_before(name)), None)
 
     def find(self, fingerprint: str) -> PreparedDay | None:
         """Return the day whose dataset has a fingerprint; None if no day has it."""
@@ -168,9 +178,12 @@ def choose_day(chain: Chain, requested: date | None, missing: Set[date]) -> str:
     for each in chain.days:
         if each.day == requested:
             return each.name
-    if chain.record(requested.isoformat()) is not None:  # Its dataset was removed since it is no longer needed.
-        return requested.isoformat()
     if requested < newest.day:
+        # The dataset of an old day may have been removed, but its record stays. The first day is found by its record.
+        for name in (requested.isoformat(), FIRST):
+            record = chain.record(name)
+            if record is not None and record.day == requested.isoformat():
+                return name
         raise UserError(
             f"{Option.DAY} {requested}",
             f"is before {newest.day}, the last day of {chain.folder}",

@@ -58,7 +58,7 @@ class DayRecord:
         tables: Number of values that have a row, by embedding table.
         compared_with: Version that was served before the day, such as `v3`; None if there was none.
         differences: Differences of the candidate to that version.
-        version: Folder of the published version; None unless it is published.
+        version: Folder of the published version. That of an accepted day is still to be written; None after a refusal.
         form: "whole" or "delta"; None unless it is published.
         bytes: Size of the published version; None unless it is published.
         seconds: Duration of each step in this command: prepare, train, export.

@@ -24,16 +24,18 @@ from data_prep.run import prepare, recipe_names
 from ple_rec.analysis.finished import load_finished_run
 from ple_rec.config.choices import recipe_names as run_recipe_names
 from ple_rec.config.daily import DailyConfig
-from ple_rec.config.load import fingerprint, load_config, load_schema, with_values
+from ple_rec.config.load import load_config, load_schema, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE, SUCCESS_FILE, DatasetSchema
-from ple_rec.days.chain import FIRST, Chain, choose_day, hold_chain
-from ple_rec.days.gate import check_margins, judge
+from ple_rec.days.chain import FIRST, Chain, PreparedDay, choose_day, hold_chain
+from ple_rec.days.day_run import check_run, made_version, started_from
+from ple_rec.days.gate import check_margins, judge, unjudged_notes
 from ple_rec.days.record import DayRecord, write_record
+from ple_rec.days.removal import remove_old_days
 from ple_rec.days.served import (
     Version,
     find_served_day,
-    find_version,
+    is_complete,
     read_served,
     read_version,
     version_bytes,
@@ -46,11 +48,10 @@ from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.fusion_lookup import RUN_FUSION_FILE
 from ple_rec.inference.held_out import RawHeldOutRows
 from ple_rec.inference.load_version import load_ranker
-from ple_rec.inference.model_dir import check_model_dir, latest_version
+from ple_rec.inference.model_dir import VERSIONS, check_model_dir, latest_version, next_version_name
 from ple_rec.inference.publish import LATEST
 from ple_rec.inference.ranker import Ranker
-from ple_rec.runs.state import inspect_directory, resume_refusal
-from ple_rec.storage import Location, explain_errors, location, remove_tree, write_text
+from ple_rec.storage import Location, location, write_text
 from ple_rec.training.trained import single_process_config
 
 logger = logging.getLogger(__name__)
@@ -116,16 +117,21 @@ class _Day:
             logger.info(f"{record.day}: {record.verdict} before; nothing is left to do")
             return self._with_served_version(record)
         served = read_served(self._model_dir)
+        served_day = None if served is None else self._chain.find(served.dataset)
+        if served_day is not None and served_day.name != self._name:
+            self._check_served_day(served_day)
+        if (published := self._published_before(record, served, served_day)) is not None:
+            return published
         start = self._start(served)
         run_config = self._run_config()
         with self._step("prepare"):
             self._prepare()
         tasks = load_schema(self._dataset).tasks
         check_margins(self._config.gate, {task.name: task.kind for task in tasks})
-        self._check_run(run_config)
+        check_run(self._run, run_config, start)
         with self._step("train"):
             self._train(run_config, self._run, start)
-        return self._publish(record, served, None if start is None else f"{start[0]}:{start[1]}")
+        return self._publish(served)
 
     def _is_settled(self, record: DayRecord) -> bool:
         """Return True if the day is not worked on again. After a refusal, the newest day is: it is judged once more."""
@@ -139,16 +145,68 @@ class _Day:
             return record
         return replace(record, notes=(*record.notes, f"{self._model_dir / LATEST} names {latest} now"))
 
+    def _check_served_day(self, served_day: PreparedDay) -> None:
+        """Refuse a day before the served one, and note each open day between the two: it stays without a version.
+
+        Args:
+            served_day: Day of the served version, another one than this day.
+
+        Raises:
+            UserError: A later day is served.
+        """
+        before = self._chain.days_before(self._name)
+        if served_day not in before:
+            raise UserError(
+                f"{Option.DAY} {self._name}",
+                f"{self._model_dir / LATEST} names a version of {served_day.name}",
+                "a later day is served already, and a day is trained from the version of a day before it",
+                f"leave {Option.DAY} out; the later days go on without this one",
+            )
+        for each in before:
+            if each.day > served_day.day and self._chain.is_open(each.name):
+                self._note(f"{each.name} is not finished, so its rows are in no run; {self._name} goes on without it")
+
+    def _published_before(
+        self, record: DayRecord | None, served: Version | None, served_day: PreparedDay | None
+    ) -> DayRecord | None:
+        """Finish the publication if the version of the day is complete, and return the record; None if it is not.
+
+        Args:
+            record: Record of the day; None if it has none.
+            served: Version that is served; None if there is none.
+            served_day: Day of that version; None if it is not of this chain.
+
+        Raises:
+            UserError: The served version is of this day, but not of the run that lies there.
+        """
+        if record is not None and record.verdict == "accepted" and record.version is not None:
+            # A call was stopped between the gate and the end of the publication.
+            path = location(record.version)
+            if is_complete(path) and self._is_of_run(version := read_version(path)):
+                write_text(self._model_dir / LATEST, path.name)
+                return self._finish(record, version)
+        if served is None or served_day is None or served_day.name != self._name:
+            return None
+        if record is None and self._is_of_run(served):
+            self._note("the record was missing; the differences to the version before are not known")
+            return self._finish(replace(self._new_record(None), notes=tuple(self._notes)), served)
+        raise UserError(
+            str(self._model_dir / LATEST),
+            f"names {served.path.name}, a version of this day",
+            "a day is trained from the version of a day before it, and compared with it",
+            f"let {LATEST} name an older version first",
+        )
+
+    def _is_of_run(self, version: Version) -> bool:
+        """Return True if a version was exported from the run of the day."""
+        return made_version(self._run, self._chain.read_day(self._name).fingerprint, version)
+
     def _start(self, served: Version | None) -> tuple[Location, str] | None:
         """Return the run and the checkpoint from which the day's run starts; None for random weights.
 
         Raises:
             UserError: The served version is of another chain, or its run is gone.
         """
-        is_prepared = (self._dataset / SUCCESS_FILE).is_file()
-        if served is not None and is_prepared and served.dataset == load_schema(self._dataset).fingerprint:
-            # A call was stopped after it had published this very day, so the run of the day is finished.
-            return None
         before = self._chain.before(self._name)
         if before is not None:
             day, served = find_served_day(self._chain, served, before, self._model_dir)
@@ -205,41 +263,21 @@ class _Day:
         config = load_config(RunConfig, source, overrides, overrides_name="train.overrides")
         return with_values(config, {"data.path": str(self._dataset)})
 
-    def _check_run(self, config: RunConfig) -> None:
-        """Refuse a run of the day that was trained with another configuration.
+    def _new_record(self, served: Version | None) -> DayRecord:
+        """Return the record of the day before it is judged.
 
-        Raises:
-            UserError: The run cannot go on with this configuration.
+        Args:
+            served: Version with which the candidate is compared; None if there is none.
         """
-        state = inspect_directory(config, self._run)
-        if state.has_config and (refusal := resume_refusal(state, config)) is not None:
-            raise UserError(
-                refusal.place,
-                refusal.value,
-                "the run of this day was begun with another configuration",
-                f"remove {self._run} to train the day anew, or undo the change",
-            )
-
-    def _publish(self, record: DayRecord | None, served: Version | None, started_from: str | None) -> DayRecord:
-        """Export the run, compare it with the served version, and publish it unless the gate refuses it."""
-        config, metrics = load_finished_run(self._run)
-        config = single_process_config(config, metrics)
-        day = self._chain.read_day(self._name)
-        file = self._chain.record_file(self._name)
-        existing = find_version(self._model_dir, day.fingerprint, fingerprint(config))
-        if existing is not None and record is not None and record.verdict == "accepted":
-            # A call was stopped between the publication and the record.
-            write_text(self._model_dir / LATEST, existing.path.name)
-            return self._finish(record, existing.path, "whole" if existing.base is None else "delta")
         schema = load_schema(self._dataset)
-        draft = DayRecord(
-            day=day.day.isoformat(),
+        return DayRecord(
+            day=self._chain.read_day(self._name).day.isoformat(),
             name=self._name,
             verdict="accepted",
             reasons=(),
             dataset=str(self._dataset),
             run=str(self._run),
-            started_from=started_from,
+            started_from=started_from(self._run),
             rows={split: info.rows for split, info in schema.splits.items()},
             tables=_values_with_rows(self._dataset, schema),
             compared_with=None if served is None else served.path.name,
@@ -249,7 +287,15 @@ class _Day:
             bytes=None,
             seconds=self._seconds,
         )
-        judged = draft
+
+    def _publish(self, served: Version | None) -> DayRecord:
+        """Export the run, compare it with the served version, and publish it unless the gate refuses it."""
+        config, metrics = load_finished_run(self._run)
+        config = single_process_config(config, metrics)
+        file = self._chain.record_file(self._name)
+        # The record names the version before it is written, so that a repeated call knows which one to look for.
+        version_name = next_version_name(self._model_dir)
+        judged = self._new_record(served)
 
         def accept(candidate: Ranker, raw: RawHeldOutRows) -> None:
             nonlocal judged
@@ -257,10 +303,12 @@ class _Day:
                 logger.info(f"comparing {served.path.name} and the candidate on {len(raw.rows):,} held-out rows")
                 differences = compare_versions(load_ranker(served.path), candidate, raw)
                 judged_differences, reasons = judge(differences, self._config.gate)
-                judged = replace(judged, differences=judged_differences, reasons=reasons)
+                for note in unjudged_notes(judged_differences, self._config.gate):
+                    self._note(note)
+                judged = replace(judged, differences=judged_differences, reasons=reasons, notes=tuple(self._notes))
                 if reasons:
                     raise _Refused
-            judged = replace(judged, notes=tuple(self._notes))
+            judged = replace(judged, notes=tuple(self._notes), version=str(self._model_dir / VERSIONS / version_name))
             write_record(file, judged)
 
         def write(form: Literal["whole", "delta"]) -> ExportedVersion:
@@ -269,7 +317,7 @@ class _Day:
                 metrics,
                 self._run,
                 self._model_dir,
-                self._export_options(served, form),
+                replace(self._export_options(served, form), version=version_name),
                 build_raw_form,
                 read_side_table,
                 accept,
@@ -288,7 +336,7 @@ class _Day:
             refused = replace(judged, verdict="refused", seconds=self._seconds)
             write_record(file, refused)
             return refused
-        return self._finish(judged, exported.version, form)
+        return self._finish(judged, read_version(exported.version))
 
     def _form(self, served: Version | None) -> Literal["whole", "delta"]:
         """Return the form of the next version; the first one of a chain is whole."""
@@ -332,35 +380,12 @@ class _Day:
             delta_share=step.delta_share,
         )
 
-    def _finish(self, record: DayRecord, version: Location, form: str) -> DayRecord:
+    def _finish(self, record: DayRecord, version: Version) -> DayRecord:
         """Write the record of a published day, and remove what the chain no longer needs."""
-        published = record.published(str(version), form, version_bytes(version), dict(self._seconds))
+        published = record.published(str(version.path), version.form, version_bytes(version.path), dict(self._seconds))
         write_record(self._chain.record_file(self._name), published)
-        self._remove_old(read_version(version))
+        remove_old_days(self._chain, version.dataset, self._config.keep)
         return published
-
-    def _remove_old(self, published: Version) -> None:
-        """Remove datasets and runs of days that the chain no longer needs, or say which these are.
-
-        Args:
-            published: Version that is served from now on; the next day starts from its run.
-        """
-        days = self._chain.days
-        keep = self._config.keep or 2
-        old = [each for each in days[:-keep] if each.fingerprint != published.dataset]
-        if not old:
-            return
-        if self._config.keep is None:
-            names = f"{old[0].name} to {old[-1].name}" if len(old) > 1 else old[0].name
-            logger.info(
-                f"{self._chain.folder}: datasets and runs of {names} are no longer needed; keep = 2 removes them"
-            )
-            return
-        for each in old:
-            for folder in (self._chain.run(each.name), self._chain.dataset(each.name)):
-                with explain_errors(folder, "removed", "keep says how many days stay"):
-                    remove_tree(folder)
-        logger.info(f"{self._chain.folder}: removed the datasets and runs of {', '.join(each.name for each in old)}")
 
 
 def _values_with_rows(dataset: Location, schema: DatasetSchema) -> dict[str, int]:

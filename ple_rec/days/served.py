@@ -10,7 +10,7 @@ from ple_rec.days.chain import Chain, PreparedDay
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.delta import DeltaInfo
 from ple_rec.inference.manifest import MANIFEST, MODEL_FILE, explain_unreadable, parse_manifest, read_manifest
-from ple_rec.inference.model_dir import VERSIONS, latest_version, version_names
+from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.publish import LATEST
 from ple_rec.inference.ranker import FUSION_FILE
 from ple_rec.runs.layout import holds_run
@@ -36,6 +36,11 @@ class Version:
     checkpoint: str
     base: str | None
     precision: str | None
+
+    @property
+    def form(self) -> str:
+        """Form of the version, "whole" or "delta"."""
+        return "whole" if self.base is None else "delta"
 
     @property
     def fusion(self) -> Location:
@@ -80,19 +85,10 @@ def read_version(path: Location) -> Version:
         raise DataError(str(file), "missing or damaged", "every version has it", fix) from error
 
 
-def find_version(model_dir: Location, dataset: str, run: str) -> Version | None:
-    """Return the newest complete version of a run on a dataset; None if there is none.
-
-    Args:
-        model_dir: Folder of the model.
-        dataset: Fingerprint of the dataset.
-        run: Fingerprint of the configuration of the run.
-    """
-    with explain_unreadable(model_dir):
-        paths = [model_dir / VERSIONS / name for name in reversed(version_names(model_dir))]
-        complete = [path for path in paths if (path / MANIFEST).is_file()]
-    versions = map(read_version, complete)
-    return next((each for each in versions if (each.dataset, each.run) == (dataset, run)), None)
+def is_complete(path: Location) -> bool:
+    """Return True if a version was written to its end."""
+    with explain_unreadable(path):
+        return (path / MANIFEST).is_file()
 
 
 def version_bytes(path: Location) -> int:

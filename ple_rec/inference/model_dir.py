@@ -19,7 +19,14 @@ from typing import overload
 
 from ple_rec.errors import DataError, Option, PleRecError, UserError
 from ple_rec.inference.manifest import EXPORT_AGAIN, MANIFEST, MODEL_FILE, explain_unreadable
-from ple_rec.inference.publish import LATEST, VERSION_NAME, explain_write_errors, names_below, publish_folder
+from ple_rec.inference.publish import (
+    LATEST,
+    VERSION_NAME,
+    explain_write_errors,
+    name_after,
+    names_below,
+    publish_folder,
+)
 from ple_rec.runs.layout import CONFIG
 from ple_rec.storage import Location, Remote, location, names_in
 
@@ -191,6 +198,17 @@ def version_names(model_dir: Location) -> list[str]:
         StoreError: The store cannot be listed.
     """
     return names_below(model_dir / VERSIONS)
+
+
+def next_version_name(model_dir: Location) -> str:
+    """Return the name of the version that the next export writes: the number after the last version.
+
+    Raises:
+        DataError: This user may not read the folder.
+        UnavailableError: The model is in a store that cannot be read.
+    """
+    with explain_unreadable(model_dir):
+        return name_after(version_names(model_dir))
 
 
 def find_version(model_dir: Location, name: str, option: Option) -> Location:

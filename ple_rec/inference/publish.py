@@ -119,14 +119,21 @@ def _choose_version_name(existing: Sequence[str], version_name: str | None) -> s
         existing: Names of the existing versions, in the order of their numbers.
         version_name: Name that the user has chosen; None for the number after the last version.
     """
-    if version_name is not None and not VERSION_NAME.fullmatch(version_name):
+    if version_name is None:
+        return name_after(existing)
+    if not VERSION_NAME.fullmatch(version_name):
         raise UserError(
             Option.VERSION,
             f"got {version_name!r}",
             "versions are named v1, v2, ...",
             "leave it out for the next number",
         )
-    return version_name or f"v{int(existing[-1][1:]) + 1 if existing else 1}"
+    return version_name
+
+
+def name_after(existing: Sequence[str]) -> str:
+    """Return the name of the version after the existing ones, which are in the order of their numbers."""
+    return f"v{int(existing[-1][1:]) + 1 if existing else 1}"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -174,6 +175,17 @@ def _killed(root: Path, target: str, calls: int, *, before: bool) -> None:
 
     with mock.patch.object(owner, name, kill):
         run()
+
+
+def record_of(day: str) -> dict[str, Any]:
+    """The content of a day's record in the chain of the working directory."""
+    content: dict[str, Any] = json.loads(Path(f"chain/records/{day}.json").read_text())
+    return content
+
+
+def latest() -> str:
+    """The name of the served version."""
+    return Path("model/latest").read_text().strip()
 
 
 def run_in_child(root: Path) -> int:

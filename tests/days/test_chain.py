@@ -97,6 +97,7 @@ def test_a_day_whose_dataset_was_removed_is_known_by_its_record(tmp_path: Path) 
     chain = chain_of(tmp_path, "published", "published", "published")
     chain.__dict__["days"] = chain.days[-1:]
     assert choose_day(chain, date(2024, 5, 8), frozenset()) == "2024-05-08"
+    assert choose_day(chain, date(2024, 5, 7), frozenset()) == FIRST
 
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ple_rec.config.daily import GateConfig
-from ple_rec.days.gate import check_margins, judge
+from ple_rec.days.gate import check_margins, judge, unjudged_notes
 from ple_rec.days.record import Difference
 from ple_rec.errors import UserError
 
@@ -43,12 +45,31 @@ def test_the_favourable_end_decides(each: Difference, refused: bool) -> None:
 
 @pytest.mark.parametrize(
     "each",
-    [difference(-0.3, -0.4, -0.2, positives=49), difference(-0.3, None, None), difference(None, None, None)],
+    [difference(-0.3, -0.4, -0.2, positives=49), difference(-0.3, None, None)],
 )
 def test_a_task_with_few_positives_does_not_count(each: Difference) -> None:
     judged, reasons = judge([each, difference(0.0, -0.1, 0.1, metric="mse")], GATE)
     assert [difference.is_judged for difference in judged] == [False, True]
     assert reasons == ()
+    (note,) = unjudged_notes(judged, GATE)
+    assert note == (
+        f"click: not judged; the held-out rows have {each.positives} positives, "
+        "and a margin needs 50 in 10 or more groups"
+    )
+
+
+@pytest.mark.parametrize(("positives", "missing"), [(0, "positives"), (1000, "negatives")])
+def test_a_task_without_a_class_is_refused(positives: int, missing: str) -> None:
+    """A broken label must not pass beside a healthy task."""
+    undefined = difference(None, None, None, positives=positives)
+    healthy = difference(0.0, -0.1, 0.1, metric="mse")
+    judged, reasons = judge([undefined, replace(undefined, metric="ne"), healthy], GATE)
+    assert reasons == (
+        f"click: the held-out rows have no {missing}, so no margin can be judged; its label may be broken",
+    )
+    assert unjudged_notes(judged, GATE) == []
+    only_watch = GateConfig(margins={"watch": {"mse": 0.1}}, min_positives=50)
+    assert judge([undefined, healthy], only_watch)[1] == ()
 
 
 def test_a_candidate_that_cannot_be_judged_is_refused() -> None:

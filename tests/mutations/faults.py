@@ -492,9 +492,16 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a day that was killed after its publication is published again",
         "ple_rec/days/run.py",
-        'if existing is not None and record is not None and record.verdict == "accepted":',
+        'if record is not None and record.verdict == "accepted" and record.version is not None:',
         "if False:",
         _DAYS,
+    ),
+    Fault(
+        "a run that started from another version goes on",
+        "ple_rec/days/day_run.py",
+        "if first != (None",
+        "if False and first != (None",
+        ("tests/days/test_state.py",),
     ),
     # GPU
     Fault(
