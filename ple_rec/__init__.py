@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from ple_rec.errors import PreemptedError as PreemptedError
     from ple_rec.errors import UserError as UserError
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 
 _MODULES = {  # Module that defines each name of the API.
     "Comparison": "api.comparisons",

@@ -36,8 +36,6 @@ weighted. `stats.json` has these keys:
     overflow.<table>           for tables with more values in train than rows: values (without a row of their own),
                                limit (values with a row of their own), handling: "row 0", or "hashed" into rows
                                reserved for that
-    table_rows.<table>         of an appended day, for tables with `admit` or `expire`: in_use and free (rows for values
-                               after the day), assigned and freed (rows on the day); else there is no such key
     source                     [{table, file, rows, bytes, ...}] of each raw file
 
 If the split assigns whole groups of rows, `chance` counts groups, and there is a key `groups`: `by` (the expression),
@@ -47,6 +45,10 @@ that would vary like those of train, and of valid and test).
 If expressions read JSON, there is a key `json`: [{text, rows, nulls, not_json}]. Each entry is an expression that is
 read as JSON, mostly a column, with the numbers of all rows of the log, of those in which it is null, and of those in
 which it is not JSON.
+
+If a day was appended and tables have `admit` or `expire`, there is a key `table_rows`: {table: {in_use, free, assigned,
+freed}}, the numbers of rows for values that are in use and free after the day, and of rows that were assigned and freed
+on the day.
 
 A figure without a value (an empty split, a column of nulls, a constant label) is null. `dropped`, `overflow` and
 `source` are empty if no pipeline read raw files (`write_tables`, synthetic data).

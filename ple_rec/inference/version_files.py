@@ -25,7 +25,6 @@ from ple_rec.errors import DataError
 from ple_rec.inference.arrays import TABLES
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import check_dim, write_table
-from ple_rec.inference.vocabulary_files import read_values, write_vocabulary
 from ple_rec.training.context import EvaluationContext
 
 
@@ -78,7 +77,7 @@ class WholeVersion:
         copy_descriptions(self._folder, self._context)
         (self._folder / VOCAB_DIR).mkdir()
         for table, file in vocabularies(self._context).items():
-            write_vocabulary(self._folder / VOCAB_DIR / f"{table}.parquet", read_values(file))
+            shutil.copyfile(file, self._folder / VOCAB_DIR / f"{table}.parquet")
         frozen = frozen_tables(self._context)
         if frozen:
             (self._folder / VECTORS_DIR).mkdir()

@@ -1,7 +1,8 @@
 """Vocabularies of a version as files: values by row, read and written piece by piece in bounded memory.
 
-The vocabulary of a whole version, `vocab/<table>.parquet`, has the columns `raw` (null in a free row), `row` (1, 2,
-...) and `day` (null). A delta has a line for each row whose value differs from that of its base (`delta.py`).
+The vocabulary of a whole version, `vocab/<table>.parquet`, is that of the dataset. In a squashed version it has the
+columns `raw` (null in a free row), `row` (1, 2, ...) and `day` (null). A delta has a line for each row whose value
+differs from that of its base (`delta.py`).
 
 Shape suffixes: E changed rows.
 """
@@ -45,7 +46,7 @@ def read_values(file: Path, changes: Sequence[VocabularyChanges] = ()) -> Iterat
 
 
 def write_vocabulary(file: Path, pieces: Iterable[pa.Array]) -> None:
-    """Write the vocabulary of a whole version.
+    """Write the vocabulary of a squashed version.
 
     Args:
         file: File of the vocabulary.

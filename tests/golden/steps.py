@@ -11,7 +11,7 @@ from tests.golden.raw_logs import NEXT_DAY
 HERE = Path(__file__).resolve().parent
 ARTEFACTS = HERE / "artefacts"  # of version 0.1.0, all that it leaves
 # Folders of later versions, newest first, with what each changed.
-NEWER = (HERE / "artefacts-0.4.0", HERE / "artefacts-0.3.0")
+NEWER = (HERE / "artefacts-0.5.0", HERE / "artefacts-0.4.0", HERE / "artefacts-0.3.0")
 RANKS = {"one": 1, "two": 2}  # of each run
 MIDDLE, LAST = 20, 40  # steps of the checkpoints
 VERSION = Path("models/golden/versions/v1")
