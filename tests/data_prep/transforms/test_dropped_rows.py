@@ -10,6 +10,7 @@ import pytest
 
 import data_prep.vocabulary.build
 import data_prep.vocabulary.numbering
+import data_prep.vocabulary.plan
 from data_prep.output.parent import Parent
 from data_prep.output.summary import Summary
 from ple_rec.errors import DataError
@@ -113,13 +114,13 @@ def test_several_reasons_are_told_together_and_the_ceiling_holds(tmp_path: Path)
 
 def test_a_vocabulary_beyond_int32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logs = Logs(tmp_path)
-    for module in (data_prep.vocabulary.build, data_prep.vocabulary.numbering):
+    for module in (data_prep.vocabulary.build, data_prep.vocabulary.numbering, data_prep.vocabulary.plan):
         monkeypatch.setattr(module, "MAX_ROWS", 5)
     assert logs.refusal() == (
         "vocabulary of table 'video_id': more than 4 values in train; ids are int32, so a table has at most 5 "
         'rows. Fix: set tables.video_id.min_count, or capacity with overflow = "hash"'
     )
-    for module in (data_prep.vocabulary.build, data_prep.vocabulary.numbering):
+    for module in (data_prep.vocabulary.build, data_prep.vocabulary.numbering, data_prep.vocabulary.plan):
         monkeypatch.setattr(module, "MAX_ROWS", 6)
     assert logs.prepare().schema.table_rows() == {"video_id": 6}
 
