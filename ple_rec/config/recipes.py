@@ -167,10 +167,10 @@ def _find(source: str | Location, folder: Path, referrer: str, kind: ConfigKind)
     hint = did_you_mean(Path(source).stem, names, '"', suffix=" ")
     known = f"recipes: {', '.join(names) or 'none'}"
     is_path = isinstance(source, Path) or path.suffix == ".toml" or len(Path(source).parts) > 1
-    here = "" if path.is_absolute() else f" in {Path.cwd()}"
+    folder_text = "" if path.is_absolute() else f" in {Path.cwd()}"
     raise UserError(
         f"{referrer}{path if is_path else source}",
-        f"no such file{here}" if is_path else "no such recipe or file",
+        f"no such file{folder_text}" if is_path else "no such recipe or file",
         f"{hint}({known})" if hint else known,
         "give the path of a TOML file or the name of a recipe",
     )

@@ -90,6 +90,6 @@ def _missing_rows(each: Difference) -> str:
 
 
 def _with_margin(each: Difference, gate: GateConfig) -> Difference:
-    margin = gate.margins.get(each.task, {}).get(each.metric)  # type: ignore[call-overload]
+    margin = gate.margins.get(each.task, {}).get(each.metric)
     is_judged = margin is not None and each.interval is not None and each.positives >= gate.min_positives
     return replace(each, margin=margin, is_judged=is_judged)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
+from ple_rec.config.daily import GateMetric
 from ple_rec.errors import DataError
 from ple_rec.storage import Location, explain_errors, make_directory, write_text
 
@@ -31,7 +32,7 @@ class Difference:
     """
 
     task: str
-    metric: str
+    metric: GateMetric
     served: float | None
     candidate: float | None
     gain: float | None
