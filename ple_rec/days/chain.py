@@ -1,4 +1,4 @@
-"""Folder of a chain of days: its datasets, runs and records. These files are the state of the chain; nothing else is remembered.
+"""Folder of a chain of days: its datasets, runs and records. They are the whole state of the chain.
 
     datasets/first/         the dataset of the configuration itself, the root of the chain
     datasets/2024-05-09/    the dataset of a day, appended to the one before it

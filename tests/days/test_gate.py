@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ple_rec.config.daily import GateConfig
+from ple_rec.config.daily import GateConfig, GateMetric
 from ple_rec.days.gate import check_margins, judge, unjudged_notes
 from ple_rec.days.record import Difference
 from ple_rec.errors import UserError
@@ -15,7 +15,7 @@ GATE = GateConfig(margins={"click": {"auc": 0.01, "ne": 0.02}, "watch": {"mse": 
 
 
 def difference(
-    gain: float | None, low: float | None, high: float | None, *, metric: str = "auc", positives: int = 50
+    gain: float | None, low: float | None, high: float | None, *, metric: GateMetric = "auc", positives: int = 50
 ) -> Difference:
     task = "watch" if metric == "mse" else "click"
     interval = None if low is None or high is None else (low, high)
