@@ -29,6 +29,9 @@ class TowerConfig(Config):
 
 # Default of `vector_dim`. The key itself has no default, so that fingerprints of configurations without it stay valid.
 VECTOR_DIM = 16
+# Defaults of `history` and `history_hidden`, which have none themselves for the same reason.
+HISTORY = "mean"
+HISTORY_HIDDEN = (36,)
 
 
 class _Variant(Config):
@@ -39,6 +42,14 @@ class _Variant(Config):
     input_dropout: Fraction = Field(0.0, description="dropout probability on the concatenated inputs x")
     vector_dim: PositiveInt | None = Field(
         None, description="columns of x to which each vector of the dataset is projected; default: 16"
+    )
+    history: Literal["mean", "din"] | None = Field(
+        None,
+        description="mean: the mean of a history's events; din: their sum, weighted by attention to the item of the "
+        'row; default: "mean"',
+    )
+    history_hidden: Sizes | None = Field(
+        None, description='hidden layer sizes of the activation unit of history = "din"; default: 36'
     )
     tower: TowerConfig = Field(TowerConfig(), description="layers of the towers, equal for every task")
 

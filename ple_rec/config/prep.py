@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, Fraction, Name, PositiveInt
 from ple_rec.config.prep_columns import MAX_ROWS, DenseSpec, SparseSpec, TableSpec, TaskSpec, ThresholdSpec, VectorSpec
+from ple_rec.config.prep_histories import HistorySpec, history_problems
 from ple_rec.config.prep_inputs import (
     ColumnType,
     CsvConfig,
@@ -30,6 +31,7 @@ from ple_rec.config.prep_inputs import (
 )
 from ple_rec.config.prep_rates import CountedTable, RateSpec, counted_tables, rate_problems
 from ple_rec.config.prep_splits import AppendConfig, ColumnSplit, DaySplit, HashSplit, HeldOutSplit, Share, SplitConfig
+from ple_rec.config.schema import LOG_TIME, age_table, history_offsets
 
 
 class ThresholdValues(Config):
@@ -99,6 +101,7 @@ __all__ = [
     "FoundValues",
     "HashSplit",
     "HeldOutSplit",
+    "HistorySpec",
     "LogConfig",
     "OutputConfig",
     "PrepConfig",
@@ -168,6 +171,7 @@ class PrepConfig(Config):
     dense: tuple[DenseSpec, ...] = ()
     vectors: tuple[VectorSpec, ...] = ()
     rates: tuple[RateSpec, ...] = Field((), exclude_if=lambda rates: not rates)
+    histories: tuple[HistorySpec, ...] = Field((), exclude_if=lambda histories: not histories)
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     weight: Expression | None = Field(None, description="sample weight, at least 0")
     sampling: SamplingConfig | None = Field(None, description="down-sampling of the training rows")
@@ -300,8 +304,9 @@ class PrepConfig(Config):
             if name not in sliceable
         ]
         problems += rate_problems(self.rates, self.sides, has_time=self.time is not None)
+        problems += history_problems(self.histories, self.sparse, has_time=self.time is not None)
         features = [feature.name for feature in (*self.sparse, *self.dense_features, *self.vectors)]
-        names = [*features, *self.carry]
+        names = [*features, *self.carry, *dict.fromkeys(history.name for history in self.histories)]
         problems += [
             f"{name!r} names two columns of the dataset" for name in sorted({n for n in names if names.count(n) > 1})
         ]
@@ -333,6 +338,7 @@ class PrepConfig(Config):
         features = (*self.sparse, *self.dense_features, *self.vectors)
         columns = {f"feature {feature.name!r}": feature.name for feature in features}
         columns |= {f"carry.{name}": name for name in self.carry}
+        columns |= {f"history {history.name!r}": history.name for history in self.histories}
         reserved = {f"{f.name}_weights": f"the weights of {f.name!r}" for f in self.sparse if f.weights is not None}
         reserved |= {f"label_{task.name}": f"the label of task {task.name!r}" for task in self.tasks}
         spaces = [task for task in self.tasks if task.space is not None]
@@ -340,6 +346,10 @@ class PrepConfig(Config):
         reserved |= {"group": "the group"} if self.group is not None else {}
         reserved |= {"subgroup": "the subgroup"} if self.has_subgroups else {}
         reserved |= {"log_day": "the day of the row"} if self.time is not None else {}
+        reserved |= {LOG_TIME: "the time of the row"} if self.histories else {}
+        for history in self.histories:
+            begin, end = history_offsets(history.name)
+            reserved |= {begin: f"an offset of {history.name!r}", end: f"an offset of {history.name!r}"}
         has_weight = self.weight is not None or self.sampling is not None
         reserved |= {"sample_weight": "the sample weight"} if has_weight else {}
         by_lower = {name.lower(): meaning for name, meaning in reserved.items()}
@@ -349,6 +359,11 @@ class PrepConfig(Config):
                 problems.append(f"{place}: the column is {by_lower[name.lower()]}; use another name")
             if "__" in name:
                 problems.append(f"{place}: names with two underscores in a row are reserved; use another name")
+        problems += [
+            f"tables: {age_table(history.name)!r} has the ages of history {history.name!r}; use another name"
+            for history in self.histories
+            if age_table(history.name) in {feature.table_name for feature in self.sparse}
+        ]
         tables = dict.fromkeys([*(feature.table_name for feature in self.sparse), *self.tables])
         for names in (list(columns.values()), list(tables), list(self.sides), [task.name for task in self.tasks]):
             first_names: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """`DatasetSchema`: the content of `schema.toml`, which describes a dataset directory. data_prep writes it.
 
 DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet
-DIR/vectors/<feature>.parquet  DIR/_SUCCESS
+DIR/vectors/<feature>.parquet  DIR/histories/<history>/<column>.npy  DIR/_SUCCESS
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ VOCAB_DIR = "vocab"
 VOCAB_DAY = "day"  # Column of a vocabulary: day of the row's assignment, in days since 1970-01-01.
 VECTORS_DIR = "vectors"
 RATES_DIR = "rates"
+HISTORIES_DIR = "histories"
+LOG_TIME = "log_time"  # Column of the parts and of events: seconds since 1970-01-01 UTC.
 FINGERPRINT_KEY = b"ple_rec.fingerprint"  # Key of the dataset's fingerprint in the metadata of every Parquet file.
 
 Normaliser = Literal["none", "standard", "log", "quantile"]
@@ -146,6 +148,59 @@ class VectorFeature(NamedFeature):
     table: VectorTable | None = None
 
 
+def history_offsets(history: str) -> tuple[str, str]:
+    """Return the names of the columns (int64) with the numbers of a row's first event and of the one after its last."""
+    return f"{history}_begin", f"{history}_end"
+
+
+def age_table(history: str) -> str:
+    """Return the name of the embedding table of a history's ages, which is that of their sparse column, too."""
+    return f"{history}_age"
+
+
+class HistoryItem(Config):
+    """Value of each event of a history: a row of the table of a single-valued sparse feature.
+
+    Args:
+        feature: Name of the sparse feature.
+        table: Name of its embedding table.
+    """
+
+    feature: Name
+    table: Name
+
+
+class HistoryFeature(NamedFeature):
+    """Feature that is a list of events before a row: its history, at most `length` events, the oldest first.
+
+    The events of all rows are stored once, in `histories/<name>/`: `log_time.npy` has the time of each event (int64,
+    seconds since 1970-01-01 UTC), and `<feature>.npy` the row of the item's table (int32). The history of a row of a
+    part is the events `<name>_begin` to `<name>_end` - 1. The part has the time of the row in the column `log_time`.
+
+    The age of an event is the time of the row minus that of the event, a >= 0. Its bucket is a row of an embedding
+    table `<name>_age`: 1 + (number of `age_edges` <= a). Row 0 of this table is not used.
+
+    Args:
+        items: Values of each event.
+        length: Most events of a history.
+        age_edges: Boundaries of the buckets of ages, in seconds.
+        events: Number of stored events.
+    """
+
+    items: Annotated[tuple[HistoryItem, ...], Field(min_length=1)]
+    length: PositiveInt
+    age_edges: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    events: NonNegativeInt
+
+    def columns(self) -> tuple[SparseFeature, ...]:
+        """Return the lists of table rows of which a history consists: those of each item, then those of the ages.
+
+        Their names are `<name>.<feature>` and `<name>_age`. In a row, all of them have the same number of values.
+        """
+        items = [SparseFeature(name=f"{self.name}.{item.feature}", table=item.table, bag=True) for item in self.items]
+        return (*items, SparseFeature(name=age_table(self.name), table=age_table(self.name), bag=True))
+
+
 class Task(Config):
     """Task with a label column (`float32`) and, unless every sample counts, a `bool` column for its sample space."""
 
@@ -191,6 +246,7 @@ class DatasetSchema(Config):
     sparse: tuple[SparseFeature, ...] = ()
     dense: tuple[DenseFeature, ...] = ()
     vectors: tuple[VectorFeature, ...] = ()
+    histories: tuple[HistoryFeature, ...] = Field((), exclude_if=lambda histories: not histories)
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     sample_weight: Name | None = None
     group: Name | None = None
@@ -207,6 +263,7 @@ class DatasetSchema(Config):
             for feature in self.sparse
             if feature.table not in tables
         ]
+        problems += self._history_problems(tables)
         for kind, names in {
             "table": [table.name for table in self.tables],
             "feature": self.features(),
@@ -235,6 +292,20 @@ class DatasetSchema(Config):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _history_problems(self, tables: set[str]) -> list[str]:
+        table_by_feature = {feature.name: feature.table for feature in self.sparse if not feature.bag}
+        problems = []
+        for history in self.histories:
+            if age_table(history.name) not in tables:
+                problems.append(f"history {history.name!r} needs a table {age_table(history.name)!r} for its ages")
+            problems += [
+                f"history {history.name!r}: item {item.feature!r} of table {item.table!r}; an item is a single-valued "
+                "sparse feature, with its table"
+                for item in history.items
+                if table_by_feature.get(item.feature) != item.table
+            ]
+        return problems
 
     def _lineage_problems(self) -> list[str]:
         problems = []
@@ -275,8 +346,8 @@ class DatasetSchema(Config):
         return (self.group_by[0], ", ".join(self.group_by)) if self.group_by else (self.group, self.subgroup)
 
     def features(self) -> list[str]:
-        """Return the names of all features: sparse ones, dense ones, vectors."""
-        return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors)]
+        """Return the names of all features: sparse ones, dense ones, vectors, histories."""
+        return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors, *self.histories)]
 
     def table_rows(self) -> dict[str, int]:
         """Return the `allocated_rows` of each table by its name; every id of the table is smaller."""
@@ -296,11 +367,13 @@ class DatasetSchema(Config):
         return dict(zip(self.lineage(), days, strict=False))
 
     def columns(self) -> list[str]:
-        """Return the distinct Parquet columns of features, labels, spaces, sample weight, group and subgroup."""
+        """Return the distinct Parquet columns of features, times, labels, spaces, sample weight, group and subgroup."""
         names: list[str | None] = []
         for feature in self.sparse:
             names += [feature.name, feature.weights]
         names += [feature.name for feature in (*self.dense, *self.vectors)]
+        names += [LOG_TIME] if self.histories else []
+        names += [offset for history in self.histories for offset in history_offsets(history.name)]
         for task in self.tasks:
             names += [task.label, task.space]
         names += [self.sample_weight, self.group, self.subgroup]

@@ -20,7 +20,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, Task, VectorFeature
+from ple_rec.config.schema import (
+    LOG_TIME,
+    DatasetSchema,
+    DenseFeature,
+    HistoryFeature,
+    SparseFeature,
+    Task,
+    VectorFeature,
+    history_offsets,
+)
 from ple_rec.data import arrow
 from ple_rec.data.arrow import AnyIdArray, BoolArray, FloatArray, IdArray, IntArray
 from ple_rec.data.requests import request_starts
@@ -55,12 +64,18 @@ def select_columns(
     tasks_by_name = {task.name: task for task in schema.tasks}
     _check_names("tasks", tasks, list(tasks_by_name), dataset)
     sparse = [f for f in schema.sparse if f.name not in drop]
+    histories = tuple(
+        history.model_copy(update={"items": items})
+        for history in schema.histories
+        if history.name not in drop and (items := tuple(i for i in history.items if i.feature not in drop))
+    )
     chosen: tuple[Task, ...] = tuple(tasks_by_name[name] for name in tasks) or schema.tasks
     selection = Selection(
         single=tuple(f for f in sparse if not f.bag),
         bags=tuple(f for f in sparse if f.bag),
         dense=tuple(f for f in schema.dense if f.name not in drop),
         vectors=tuple(f for f in schema.vectors if f.name not in drop and (vectors is None or f.name in vectors)),
+        histories=histories,
         tasks=chosen,
         table_rows=schema.table_rows(),
         sample_weight=schema.sample_weight,
@@ -147,6 +162,7 @@ class Selection:
         bags: Multi-valued sparse features.
         dense: Dense features.
         vectors: Vector features.
+        histories: Histories, with the items whose features the run reads.
         vector_tables: Frozen tables of vector features, by name of the feature.
         tasks: Tasks, each with the names of its columns.
         table_rows: Number of rows of each embedding table, by its name.
@@ -171,11 +187,17 @@ class Selection:
     vector_tables: Mapping[str, FrozenTable] = field(default_factory=dict)
     slices: tuple[Slicing, ...] = ()
     requests: tuple[str, ...] = ()
+    histories: tuple[HistoryFeature, ...] = ()
+
+    @property
+    def history_columns(self) -> tuple[SparseFeature, ...]:
+        """Lists of table rows of all histories."""
+        return tuple(column for history in self.histories for column in history.columns())
 
     @property
     def sparse(self) -> tuple[SparseFeature, ...]:
-        """All sparse features, in the order of a batch's keys."""
-        return self.single + self.bags
+        """All sparse features and the columns of histories, in the order of a batch's keys."""
+        return self.single + self.bags + self.history_columns
 
     @property
     def frozen_bytes(self) -> int:
@@ -184,13 +206,17 @@ class Selection:
         return sum(4 * width * (table.rows + 1) for width, table in frozen if table is not None)
 
     def features(self) -> list[str]:
-        """Return the names of all features: sparse ones, dense ones, vectors."""
-        return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors)]
+        """Return the names of all features: sparse ones, dense ones, vectors, histories."""
+        sparse = self.single + self.bags
+        return [feature.name for feature in (*sparse, *self.dense, *self.vectors, *self.histories)]
 
     def column_names(self) -> list[str]:
         """Return the names of the Parquet columns to read, without those of `slices`."""
-        names: list[str | None] = [*self.features()]
+        parquet = (*self.single, *self.bags, *self.dense, *self.vectors)
+        names: list[str | None] = [feature.name for feature in parquet]
         names += [bag.weights for bag in self.bags]
+        names += [LOG_TIME] if self.histories else []
+        names += [offset for history in self.histories for offset in history_offsets(history.name)]
         for task in self.tasks:
             names += [task.label, task.space]
         names += [self.sample_weight, self.group, self.subgroup]
