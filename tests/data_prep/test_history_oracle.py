@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from data_prep.run import EngineName, Options, prepare
 from tests.data_prep.feed_logs import digests
-from tests.data_prep.history_logs import (
+from tests.data_prep.oracle_logs import (
     LAST_DAY,
     Row,
     day_of,
