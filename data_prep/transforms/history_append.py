@@ -1,13 +1,13 @@
 """Events of histories that a dataset of an appended day takes over from its parent.
 
-The parent's events go on with the events of the log on later days, so a row of the appended day has the history that one
-preparation of all days would give it. A dataset of an appended day keeps only the events that rows of this day or of a
-later one can see.
+The events of the log on later days are added to those of the parent, so a row of the appended day has the history that
+one preparation of all days would give it. A dataset of an appended day keeps only the events that rows of this day or
+of a later one can see.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,6 @@ import ibis.expr.types as ir
 from data_prep.engines.base import Engine
 from data_prep.expressions.times import days_since_1970
 from data_prep.transforms.arithmetic import date_text, units_of_seconds
-from data_prep.transforms.columns import DAY
 from data_prep.transforms.history_values import EVENT_KEY, EVENT_TIME, item_column
 from data_prep.transforms.resolve import Resolved
 from ple_rec.config.prep import HistorySpec, PrepConfig, TimeConfig
@@ -27,19 +26,20 @@ _DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True)
-class EarlierEvents:
-    """Events of a dataset, with which the histories of later rows begin.
+class StoredEvents:
+    """Events of a dataset, with which the histories of later rows go on.
 
     Args:
-        tables: Events by name of the history: the columns of the files `histories/<history>.parquet`.
-        last_day: Last day whose rows are among the events, in days from 1970-01-01; None if the log had no rows.
+        tables: Events by name of the history, with the columns of the files `histories/<history>.parquet`.
+        last_day: Last day whose rows are events, in days from 1970-01-01; None if no row has a day and the split names
+            none.
     """
 
     tables: Mapping[str, ir.Table]
     last_day: int | None
 
     @classmethod
-    def read(cls, engine: Engine, config: PrepConfig, files: Mapping[str, Path]) -> EarlierEvents:
+    def read(cls, engine: Engine, config: PrepConfig, files: Mapping[str, Path]) -> StoredEvents:
         """Return the events of a dataset.
 
         Args:
@@ -50,6 +50,10 @@ class EarlierEvents:
         last_day = config.found.histories_last_day
         tables = {name: engine.read([file]) for name, file in files.items()}
         return cls(tables, None if last_day is None else days_since_1970(last_day))
+
+    def dates(self) -> dict[str, str | None]:
+        """Return the last day as a value of `[found]`."""
+        return {"histories_last_day": None if self.last_day is None else date_text(self.last_day)}
 
 
 def add_events(resolved: Resolved, i: int, earlier: ir.Table, later: ir.Table, day: int | None) -> ir.Table:
@@ -110,21 +114,3 @@ def _check_types(resolved: Resolved, i: int, earlier: ir.Table, later: ir.Table)
                 "later events have the types of the earlier ones",
                 "write the files with the types of the first days",
             )
-
-
-def tell_of_earlier_rows(engine: Engine, rows: ir.Table, last_day: int, say: Callable[[str], None]) -> None:
-    """Tell how many rows of a log are of days whose events the parent has, so that they are not added again.
-
-    Args:
-        engine: Engine that counts the rows.
-        rows: Rows of the log with `DAY`.
-        last_day: Last day whose events the parent has, in days from 1970-01-01.
-        say: Function that shows a line to the user.
-    """
-    old = rows.filter(rows[DAY] <= last_day)
-    counts = old.aggregate(rows=old.count(), days=old[DAY].nunique(), first=old[DAY].min(), last=old[DAY].max())
-    (result,) = engine.fetch(counts).to_pylist()
-    if result["rows"]:
-        first, last = date_text(result["first"]), date_text(result["last"])
-        days = first if first == last else f"{result['days']} days, {first} to {last}"
-        say(f"histories do not take {result['rows']:,} rows ({days}) as events again, since the parent has these days")

@@ -12,9 +12,17 @@ from ple_rec.config.schema import LOG_TIME, history_offsets
 # Column: time of the row in the resolution of `[time]`: units since 1970-01-01 UTC, seconds for a timestamp, days for a
 # date. It is null outside the range of `[time]`.
 ROW_COUNT_TIME = "__history_time"
+# Columns of events, which `item_column` adds to: the key (int64 or text), and the time in the resolution of `[time]`
+# (int64, as in `ROW_COUNT_TIME`).
+EVENT_KEY, EVENT_TIME = "key", "time"
 # Prefixes of columns: `__history_key<i>` is the key of `histories[i]` in a row, and `__history_event<i>` is true if the
 # row is an event.
 _KEY, _EVENT = "__history_key", "__history_event"
+
+
+def item_column(feature: str) -> str:
+    """Return the name of the column of events with the raw value of an item, the value of a sparse feature."""
+    return f"item_{feature}"
 
 
 def key_column(i: int) -> str:

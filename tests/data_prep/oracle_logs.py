@@ -79,6 +79,7 @@ delay = "DELAY"
 name = "like"
 kind = "binary"
 label = "is_like > 0"
+space = "is_like is not null"
 
 [carry]
 row = "row"
@@ -218,11 +219,32 @@ def log_table(rows: Sequence[Row], unit: str) -> pa.Table:
     return pa.table(columns | {"time": pa.array(values, kind)})
 
 
-def write(root: Path, rows: Sequence[Row], unit: str, *, files: int = 3, text: str | None = None) -> None:
-    """Write a log in some files, the side table of videos and the configuration."""
+def write(
+    root: Path,
+    rows: Sequence[Row],
+    unit: str,
+    *,
+    files: int = 3,
+    text: str | None = None,
+    text_users: bool = False,
+) -> None:
+    """Write a log in some files, the side table of videos and the configuration.
+
+    Args:
+        root: Folder of the raw files' folder and of the configuration.
+        rows: Rows of the log.
+        unit: Unit of the times.
+        files: Number of files of the log.
+        text: Text of the configuration; None for that of the unit.
+        text_users: True to write the users as texts.
+    """
     (root / "raw" / "log").mkdir(parents=True, exist_ok=True)
     for i, part in enumerate(np.array_split(np.arange(len(rows)), files)):
-        pq.write_table(log_table([rows[j] for j in part], unit), root / "raw" / "log" / f"{i}.parquet")
+        table = log_table([rows[j] for j in part], unit)
+        if text_users:
+            users = table["user_id"].cast(pa.string())
+            table = table.set_column(table.column_names.index("user_id"), "user_id", users)
+        pq.write_table(table, root / "raw" / "log" / f"{i}.parquet")
     videos = pa.table({"video_id": list(AUTHORS), "author": list(AUTHORS.values())})
     pq.write_table(videos, root / "raw" / "videos.parquet")
     (root / "histories.toml").write_text(toml(unit) if text is None else text)
