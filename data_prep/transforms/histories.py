@@ -30,7 +30,7 @@ from data_prep.transforms.history_append import StoredEvents, add_events
 from data_prep.transforms.history_values import (
     EVENT_KEY,
     EVENT_TIME,
-    ROW_COUNT_TIME,
+    ROW_TIME,
     event_column,
     item_column,
     key_column,
@@ -129,7 +129,7 @@ def log_events(
     config = resolved.config
     history = config.histories[i]
     items = {item_column(name): f"raw__{name}" for name in history.items}
-    names = {EVENT_KEY: key_column(i), EVENT_TIME: ROW_COUNT_TIME} | items
+    names = {EVENT_KEY: key_column(i), EVENT_TIME: ROW_TIME} | items
     columns = [*names.values(), event_column(i), DAY, REASON]
     rows = engine.select_columns(derived, list(dict.fromkeys(columns)))
     rows = rows.filter(rows[event_column(i)].fill_null(False), rows[key_column(i)].notnull(), rows[DAY].notnull())
@@ -150,8 +150,8 @@ def row_moments(engine: Engine, derived: ir.Table, i: int) -> ir.Table:
         derived: View of the rows of `derive(..., histories=True)`.
         i: Index of the history.
     """
-    rows = engine.select_columns(derived, [POSITION, key_column(i), ROW_COUNT_TIME]).drop_null()
-    return rows.select(POSITION, **{EVENT_KEY: rows[key_column(i)], EVENT_TIME: rows[ROW_COUNT_TIME]})
+    rows = engine.select_columns(derived, [POSITION, key_column(i), ROW_TIME]).drop_null()
+    return rows.select(POSITION, **{EVENT_KEY: rows[key_column(i)], EVENT_TIME: rows[ROW_TIME]})
 
 
 def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, resolved: Resolved) -> ir.Table:
@@ -169,12 +169,12 @@ def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, res
     """
     assert resolved.config.time is not None
     delay = units_of_seconds(history.delay_seconds, resolved.config.time.unit)
-    wanted = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
+    rows = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
     visible = events.select(
         **{POSITION: ibis.null("int64"), EVENT_KEY: events[EVENT_KEY]},
         **{EVENT_TIME: events[EVENT_TIME] + delay, _IS_EVENT: ibis.literal(1, "int64")},
     )
-    both = ibis.union(wanted, visible, distinct=False)
+    both = ibis.union(rows, visible, distinct=False)
     window = ibis.cumulative_window(group_by=EVENT_KEY, order_by=[EVENT_TIME, _IS_EVENT])
     counted = both.mutate(before=both[_IS_EVENT].sum().over(window))
     counted = counted.filter(counted[POSITION].notnull())
