@@ -22,7 +22,7 @@ from tests.data_prep.oracle_logs import DAY_1, Event, Row, day_of, encode, oracl
 
 FIRST, APPENDED = range(1, 5), (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 # The first dataset has events until day 4, and trains on day 2.
-ROWS = random_rows(7, range(1, 13), rows=20)
+ROWS = random_rows(7, range(1, 13), rows=30)
 HELD_OUT = 'group = "row"\nappend = {valid = 0.3, test = 0.3}\n'
 Histories = dict[str, dict[int, list[Event]]]
 
@@ -89,7 +89,7 @@ def test_ten_appended_days_have_the_histories_of_one_preparation(tmp_path: Path,
 
 @pytest.mark.parametrize("unit", ["s", "timestamp", "date"])
 def test_appended_days_in_other_units(tmp_path: Path, unit: str) -> None:
-    rows = random_rows(8, range(1, 8), rows=20)
+    rows = random_rows(8, range(1, 8), rows=30)
     first, _ = prepared(tmp_path / "first", rows_of(rows, FIRST), unit=unit)
     for day, folder in chain(tmp_path, rows, first, (5, 6, 7), unit=unit).items():
         actual = stored(folder)
