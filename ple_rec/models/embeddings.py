@@ -24,7 +24,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ple_rec.config.run import EmbeddingsConfig, Pooling
-from ple_rec.config.schema import SparseFeature
+from ple_rec.config.schema import HistoryFeature, SparseFeature
 from ple_rec.config.words import suggestion
 from ple_rec.errors import UserError
 
@@ -157,17 +157,30 @@ def _leave_rows(shard_RD: torch.Tensor) -> torch.Tensor:
     return shard_RD
 
 
-def mean_pooled_features(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tuple[str, ...]:
-    """Return the names of the features that are averaged: those with lists of ids, of tables that pool by mean.
+def mean_pooled_features(
+    config: EmbeddingsConfig, features: Sequence[SparseFeature], histories: Sequence[HistoryFeature] = ()
+) -> tuple[str, ...]:
+    """Return the names of the features that are averaged: bags of tables that pool by mean, and columns of histories.
 
-    A feature with a single id per sample needs no division.
+    A feature with a single id per sample needs no division. A history is averaged whatever its tables pool by, since
+    the sum would depend on the number of its events.
+
+    Args:
+        config: Pooling of all tables, with exceptions for single tables.
+        features: Sparse features that the model reads, and the columns of its histories.
+        histories: Histories that the model reads.
     """
+    columns = {column.name for history in histories for column in history.columns()}
 
     def pooling(table: str) -> Pooling:
         table_config = config.tables.get(table)
         return table_config.pooling if table_config is not None and table_config.pooling is not None else config.pooling
 
-    return tuple(feature.name for feature in features if feature.bag and pooling(feature.table) == "mean")
+    return tuple(
+        feature.name
+        for feature in features
+        if feature.bag and (feature.name in columns or pooling(feature.table) == "mean")
+    )
 
 
 def embedding_collection(
