@@ -142,9 +142,9 @@ def test_the_reference_has_every_key(page: str, tmp_path: Path) -> None:
         (SparseFeature, raw["sparse"]),
         (DenseFeature, raw["dense"]),
         (VectorFeature, raw["vectors"]),
-        (VectorTable, [vector["table"] for vector in raw["vectors"] if "table" in vector]),
         (HistoryFeature, raw["histories"]),
         (HistoryItem, [item for history in raw["histories"] for item in history["items"]]),
+        (VectorTable, [vector["table"] for vector in raw["vectors"] if "table" in vector]),
         (Task, raw["tasks"]),
         (SplitInfo, list(raw["splits"].values())),
     ]
@@ -183,9 +183,9 @@ def test_a_directory_by_hand(repository: Path, page: str, tmp_path: Path) -> Non
             "weight": pa.array(rng.random(n), pa.float32()),
             "user_group": pa.array(np.arange(n) // 8),
             "session": pa.array(np.arange(n) // 4),
-            "log_time": pa.array(np.arange(n) + 1_700_100_000),
-            "recent_begin": pa.array(np.arange(n) % 3_000),
-            "recent_end": pa.array(np.arange(n) % 3_000 + lengths),
+            "liked_begin": pa.array(np.arange(n) % 1_000),
+            "liked_end": pa.array(np.arange(n) % 1_000 + lengths),
+            "log_time": pa.array(np.full(n, 1_700_000_000)),
         }
         table = pa.table(columns).replace_schema_metadata({"ple_rec.fingerprint": raw["fingerprint"]})
         (data / split).mkdir(parents=True)
@@ -196,9 +196,10 @@ def test_a_directory_by_hand(repository: Path, page: str, tmp_path: Path) -> Non
         pa.table({"key_video_id": [f"v{i}" for i in range(300)], "vector": vectors}),
         data / "vectors" / "content.parquet",
     )
-    (data / "histories" / "recent").mkdir(parents=True)
-    np.save(data / "histories" / "recent" / "log_time.npy", np.arange(4_000) + 1_700_000_000)
-    np.save(data / "histories" / "recent" / "video.npy", rng.integers(0, 301, 4_000).astype(np.int32))
+    (events,) = (history["events"] for history in raw["histories"])
+    (data / "histories" / "liked").mkdir(parents=True)
+    np.save(data / "histories" / "liked" / "log_time.npy", 1_700_000_000 - rng.integers(0, 10**6, events))
+    np.save(data / "histories" / "liked" / "video.npy", rng.integers(0, 301, events).astype(np.int32))
     (data / "schema.toml").write_text(text)
     (statistics,) = re.findall(r"^    (\{.*\})$", page, re.MULTILINE)
     (data / "stats.json").write_text(statistics)
