@@ -164,7 +164,7 @@ class PlanFile(Config):
 
     @property
     def sharding_types(self) -> tuple[Sharding, ...]:
-        """Distinct sharding types of the pooled tables, then those of the unpooled tables, which are exchanged apart."""
+        """Distinct sharding types of pooled tables, then those of unpooled tables, which are exchanged apart."""
         return tuple(sharding for _, sharding in sorted({(table.unpooled, table.sharding) for table in self.tables}))
 
     @property

@@ -60,9 +60,7 @@ def collection_tables(collection: AnyCollection) -> list[BaseEmbeddingConfig]:
 
 def all_tables(module: nn.Module) -> list[BaseEmbeddingConfig]:
     """Return the configurations of the tables of all unsharded embedding collections in `module`."""
-    return [
-        table for collection in embedding_collections(module).values() for table in collection_tables(collection)
-    ]
+    return [table for collection in embedding_collections(module).values() for table in collection_tables(collection)]
 
 
 def is_unpooled(table: BaseEmbeddingConfig) -> bool:

@@ -12,8 +12,8 @@ It alone reads the weights, so all calls before it can run one step early, befor
 tracing the model with torch.fx. The models of this project have control flow that depends on the batch, which torch.fx
 cannot trace.
 
-A model has up to two sharded collections, one of pooled and one of unpooled tables. Each step of an exchange is done for
-one after the other, in the order of the model, so that all ranks call the collectives in the same order.
+A model has up to two sharded collections, one of pooled and one of unpooled tables. Each step of an exchange is done
+for one after the other, in the order of the model, so that all ranks call the collectives in the same order.
 
 If a table lies in the host's memory, the GPU has a cache of its rows. The prefetch copies the rows of the next batch
 into this cache.
@@ -124,8 +124,8 @@ class Exchange:
     def replaced_forward(self) -> Iterator[None]:
         """Return a context in which the sharded collections take their ids from this exchange, for one forward pass.
 
-        In the block, the collections ignore the ids that the model passes to them, so the model must be run on the batch
-        of this exchange.
+        In the block, the collections ignore the ids that the model passes to them, so the model must be run on the
+        batch of this exchange.
         """
         with ExitStack() as stack:
             for part in self._parts:
