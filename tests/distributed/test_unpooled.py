@@ -25,14 +25,14 @@ from tests.training.small import on_ranks, plan_and_shard, ranks_of, relative, w
 CPU = torch.device("cpu")
 DIM = 8
 ROWS = {"item": 50, "age": 7}
-COLUMNS = {"item": ["target", "history.item"], "age": ["history_age"]}
+COLUMNS = {"item": ["target", "history_item"], "age": ["history_age"]}
 BAGS = [SparseFeature(name="user", table="user")]
 # By column: the ids of each sample of the global batch. The last samples, which a rank of its own holds on two and on
 # three ranks, have no history.
 IDS = {
     "target": [[1], [49], [7], [1], [1], []],
     "user": [[0], [3], [2], [2], [1], [4]],
-    "history.item": [[1, 2, 2, 48], [], [7], [5, 1], [], []],
+    "history_item": [[1, 2, 2, 48], [], [7], [5, 1], [], []],
     "history_age": [[0, 1, 2, 6], [], [6], [3, 3], [], []],
 }
 SPLITS = {1: [6], 2: [4, 2], 3: [3, 1, 2]}
@@ -188,9 +188,8 @@ def _initial(rank: int, world_size: int) -> dict[str, Any]:
     assert collection is not None
     module = nn.ModuleDict({"embeddings": collection, "w": nn.Linear(1, 1)})
     attach_table_optimizer(module, TableOptimizerConfig(), CPU)
-    results["bags"] = whole_tables(
-        plan_and_shard(module, EmbeddingsConfig(dim=DIM), ranks_of(rank, world_size), 4, 0)[0]
-    )
+    sharded, _ = plan_and_shard(module, EmbeddingsConfig(dim=DIM), ranks_of(rank, world_size), SIZE, 0)
+    results["bags"] = whole_tables(sharded)
     return results
 
 
