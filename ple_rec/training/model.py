@@ -2,9 +2,9 @@
 
 A model consists of embedding tables and dense layers. The dense layers are levels of experts and one tower for each
 task. An expert is a small network. On the first level, it reads the input of the dense layers: the pooled embeddings,
-the dense features and the projected vectors. On the other levels, it reads an output of the level before. A `Routing`
-describes one level: its experts, their layer sizes, and what they read; a function of `VARIANTS` returns the routings
-of all levels.
+the dense features, the projected vectors and the attended histories. On the other levels, it reads an output of the
+level before. A `Routing` describes one level: its experts, their layer sizes, and what they read; a function of
+`VARIANTS` returns the routings of all levels.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from ple_rec.config.choices import UsedPrecision
-from ple_rec.config.model import VECTOR_DIM
+from ple_rec.config.model import HISTORY_HIDDEN, VECTOR_DIM
 from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.distributed.planner import ModelSizes
 from ple_rec.models.build import build_model
-from ple_rec.models.embeddings import table_configs
+from ple_rec.models.embeddings import table_configs, unpooled_tables
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.variants import VARIANTS
 from ple_rec.training.checks import chosen_tasks, loss_names
@@ -79,7 +79,7 @@ def first_layer_shape(config: RunConfig, selection: Selection) -> tuple[int, int
         UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
     """
     routing = VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])[0]
-    embedded = sum(table.embedding_dim * len(table.feature_names) for table in _table_configs(config, selection))
+    embedded = sum(table.embedding_dim * len(table.feature_names) for table in run_tables(config, selection))
     projected = len(selection.vectors) * (config.model.vector_dim or VECTOR_DIM)
     return embedded + len(selection.dense) + projected, len(routing.experts) * routing.hidden[0]
 
@@ -96,7 +96,8 @@ def model_sizes(config: RunConfig, selection: Selection) -> ModelSizes:
     """
     width, _ = first_layer_shape(config, selection)
     names = [task.name for task in chosen_tasks(config, selection)]
-    return ModelSizes(_table_configs(config, selection), min_dense_parameters(config, names, width))
+    dense = min_dense_parameters(config, names, width) + _min_attention_parameters(config, selection)
+    return ModelSizes(run_tables(config, selection), dense)
 
 
 def min_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) -> int:
@@ -120,6 +121,17 @@ def min_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) ->
     return count + len(tasks) * _count_weights([width, *config.model.tower.hidden, 1])
 
 
+def _min_attention_parameters(config: RunConfig, selection: Selection) -> int:
+    """Return the number of weights, without biases, of the attention over the run's histories."""
+    if config.model.history != "din":
+        return 0
+    dims, count = {table.name: table.embedding_dim for table in run_tables(config, selection)}, 0
+    for history in selection.histories:
+        *item_dims, age_dim = (dims[column.table] for column in history.columns())
+        count += _count_weights([3 * sum(item_dims) + age_dim, *(config.model.history_hidden or HISTORY_HIDDEN), 1])
+    return count
+
+
 def _count_weights(sizes: Sequence[int]) -> int:
     """Return the number of weights, without biases, of a stack of linear layers.
 
@@ -129,6 +141,15 @@ def _count_weights(sizes: Sequence[int]) -> int:
     return sum(inputs * outputs for inputs, outputs in pairwise(sizes))
 
 
-def _table_configs(config: RunConfig, selection: Selection) -> list[EmbeddingBagConfig]:
-    """Return the configuration of each embedding table that the run reads, of which only the sizes are used here."""
-    return table_configs(config.embeddings, selection.sparse, selection.table_rows, initialise=False)
+def run_tables(config: RunConfig, selection: Selection) -> Sequence[BaseEmbeddingConfig]:
+    """Return the configuration of each embedding table that a run reads.
+
+    Args:
+        config: Configuration of the run.
+        selection: Features that the run reads.
+
+    Raises:
+        UserError: `embeddings.tables` names an unknown table.
+    """
+    unpooled = unpooled_tables(config.model, selection.histories)
+    return table_configs(config.embeddings, selection.sparse, selection.table_rows, initialise=False, unpooled=unpooled)
