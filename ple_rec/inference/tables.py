@@ -51,11 +51,13 @@ class RequestLookups:
 
     Args:
         signature: Signature of the model.
-        tables: Table of each sparse feature.
+        tables: Table of each sparse feature, and of each column of a history.
         normaliser: Normaliser of the dense features.
-        mean_bags: Names of the features whose bags are pooled by their mean instead of their sum.
+        mean_bags: Names of the features and columns whose bags are pooled by their mean instead of their sum.
         columns: Columns of x, with flags of those that belong to the user.
         vectors: Normaliser and projections of the vectors; None without vectors.
+        pooled: Names of the features and of the columns of histories whose pooled rows x has, in the order of x; None
+            for the sparse features in the order of the signature.
     """
 
     def __init__(
@@ -66,8 +68,10 @@ class RequestLookups:
         mean_bags: Collection[str],
         columns: SharedColumns,
         vectors: VectorInputs | None = None,
+        pooled: Sequence[str] | None = None,
     ) -> None:
         self._vectors = vectors
+        self._pooled = [signature.table_columns[name] for name in pooled] if pooled is not None else signature.sparse
         self._signature, self._tables, self._normaliser = signature, tables, normaliser
         self._mean_bags, self._columns = mean_bags, columns
 
@@ -96,7 +100,7 @@ class RequestLookups:
 
     def _owner_columns(self, owner: Owner, requests: Sequence[ModelRequest]) -> Tensor:
         """Return the columns of the features of the user or of the items, (N, columns), in their order in x."""
-        parts = [self._pool_feature(feature, requests) for feature in self._signature.sparse if feature.of == owner]
+        parts = [self._pool_feature(feature, requests) for feature in self._pooled if feature.of == owner]
         dense = self._signature.dense
         indices = [i for i, feature in enumerate(dense) if feature.of == owner]
         # In a request for a ranking, the features of the user have one row.
