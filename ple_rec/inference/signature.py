@@ -8,6 +8,7 @@ event and one for the ages.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from pydantic import Field
@@ -46,6 +47,23 @@ class EventList(Config):
     age_edges: tuple[PositiveInt, ...]
 
 
+@dataclass(frozen=True)
+class TableColumn:
+    """Column of table rows that a model reads: a sparse feature, or the lists of an item or of the ages of a history.
+
+    Args:
+        name: Name of the feature, or of the column of the history.
+        of: Owner of the feature.
+        bag: True if a value is a list.
+        weighted: True if the values of a list have weights.
+    """
+
+    name: str
+    of: Owner
+    bag: bool
+    weighted: bool = False
+
+
 class InputFeature(Config):
     """Input feature of a model.
 
@@ -70,13 +88,15 @@ class InputFeature(Config):
     vector: PositiveInt | None = None
     events: EventList | None = Field(None, exclude_if=lambda events: events is None)
 
-    def history_columns(self) -> tuple[InputFeature, ...]:
-        """Return the columns of table rows of a history: one for each item of an event, then that of the ages."""
-        if self.events is None:
+    @property
+    def table_columns(self) -> tuple[TableColumn, ...]:
+        """Columns of table rows: one of a sparse feature; one for each item of a history, then that of the ages."""
+        if self.events is not None:
+            names = [*(f"{self.name}.{item.name}" for item in self.events.items), age_table(self.name)]
+            return tuple(TableColumn(name, self.of, bag=True) for name in names)
+        if self.dense or self.vector is not None:
             return ()
-        names = {f"{self.name}.{item.name}": item.type for item in self.events.items}
-        names[age_table(self.name)] = "number"
-        return tuple(InputFeature(name=name, type=kind, of=self.of, bag=True) for name, kind in names.items())
+        return (TableColumn(self.name, self.of, self.bag, self.weighted),)
 
 
 class AnsweredTask(Config):
@@ -123,10 +143,9 @@ class Signature(Config):
         return tuple(each for each in self.inputs if each.events is not None)
 
     @property
-    def table_columns(self) -> dict[str, InputFeature]:
-        """Columns of table rows by name: those of the sparse features, then those of the histories."""
-        columns = (*self.sparse, *(column for each in self.histories for column in each.history_columns()))
-        return {column.name: column for column in columns}
+    def table_columns(self) -> dict[str, TableColumn]:
+        """Columns of table rows by name, those of histories last."""
+        return {column.name: column for each in self.inputs for column in each.table_columns}
 
     @property
     def kinds(self) -> dict[str, TaskKind]:
