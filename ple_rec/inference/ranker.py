@@ -296,6 +296,8 @@ class Ranker:
             answer["unknown"] = dict(request.unknown)
         if request.rates_as_of is not None:
             answer["rates_as_of"] = request.rates_as_of
+        if request.events_as_of is not None:
+            answer["events_as_of"] = request.events_as_of
         if request.explain:
             answer["exponents"] = exponents
             answer["gates"] = [

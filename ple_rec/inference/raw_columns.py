@@ -269,6 +269,8 @@ def find_misfit(form: RawForm, info: SideTableInfo, engine: QueryEngine) -> str 
             return f"its key {name} is {info.columns.get(name)}, and the model's {array.type}"
     if info.rates != side.rates:
         return "its rates are not those of the model, such as their windows"
+    if info.history != side.history:
+        return "its history is not that of the model, such as its items or its delay"
     for name in side.columns:
         if info.columns.get(name) != (kind := kinds[f"{side.name}.{name}"]):
             return f"the model reads the column {name} as {kind}, and it has {info.columns.get(name, 'no such column')}"
