@@ -125,12 +125,12 @@ def check_lineage(folder: Location, dataset: Location, values: str) -> None:
         UserError: The dataset is another one.
     """
     trained, schema = load_schema(folder), load_schema(dataset)
+    model_dataset = f"{trained.name} {trained.fingerprint[:16]}"
     if trained.fingerprint not in schema.lineage():
         raise UserError(
             Option.DATASET,
             f"{dataset} has the fingerprint {schema.fingerprint[:16]}",
-            f"{values} are those of the dataset of the model, {trained.name} {trained.fingerprint[:16]}, or of one with "
-            "days that were appended to it",
+            f"{values} are those of the model's dataset, {model_dataset}, or of one with days that were appended to it",
             f"append days to it: ple-rec prep {Option.APPEND} DAY {Option.PARENT} DATASET; or export a model that was "
             "trained on this dataset",
         )
