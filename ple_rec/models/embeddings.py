@@ -1,4 +1,4 @@
-"""Embedding tables of a dataset as TorchRec's EmbeddingBagCollection, with sum or mean pooling.
+"""Embedding tables of a dataset as TorchRec's EmbeddingBagCollection, with sum or mean pooling, or EmbeddingCollection.
 
     sum       x = sum_i w_i r_i                        r_i the rows of the bag, w_i their weights (1 without weights)
     mean      x = sum_i w_i r_i / sum_i w_i            without weights: sum_i r_i / n
@@ -8,8 +8,13 @@ TorchRec gets every table with sum pooling, and the model divides the sums itsel
 the place of the division depends on how a table is sharded, so a plan with several kinds of sharding would divide
 twice.
 
+Attention over histories (`model.history = "din"`) needs each row of a list, not their sum. The tables that a history
+reads are in an EmbeddingCollection then, which does not pool, and all features that read these tables are looked up
+there. The model sums the lists of features that are no histories itself.
+
 Shape suffixes: B batch (with padding), F features in the order of the batch's keys, D pooled columns of all features
-(in `shard_RD`, of a table), R rows of a shard of a table, H columns of one feature, 1 a single column.
+(in `shard_RD`, of a table), R rows of a shard of a table, H columns of one feature, V ids of one feature in all
+samples, 1 a single column.
 """
 
 from __future__ import annotations
@@ -19,12 +24,14 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torch.nn import functional as F
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
+from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import EmbeddingsConfig, Pooling
-from ple_rec.config.schema import SparseFeature
+from ple_rec.config.schema import HistoryFeature, SparseFeature
 from ple_rec.config.words import suggestion
 from ple_rec.errors import UserError
 
@@ -157,25 +164,121 @@ def _leave_rows(shard_RD: torch.Tensor) -> torch.Tensor:
     return shard_RD
 
 
-def mean_pooled_features(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tuple[str, ...]:
-    """Return the names of the features that are averaged: those with lists of ids, of tables that pool by mean.
+def mean_pooled_features(
+    config: EmbeddingsConfig, features: Sequence[SparseFeature], histories: Sequence[HistoryFeature] = ()
+) -> tuple[str, ...]:
+    """Return the names of the features that are averaged: bags of tables that pool by mean, and columns of histories.
 
-    A feature with a single id per sample needs no division.
+    A feature with a single id per sample needs no division. A history is averaged whatever its tables pool by, since
+    the sum would depend on the number of its events.
+
+    Args:
+        config: Pooling of all tables, with exceptions for single tables.
+        features: Sparse features that the model reads, and the columns of its histories.
+        histories: Histories that the model reads.
     """
+    columns = {column.name for history in histories for column in history.columns()}
 
     def pooling(table: str) -> Pooling:
         table_config = config.tables.get(table)
         return table_config.pooling if table_config is not None and table_config.pooling is not None else config.pooling
 
-    return tuple(feature.name for feature in features if feature.bag and pooling(feature.table) == "mean")
+    return tuple(
+        feature.name
+        for feature in features
+        if feature.bag and (feature.name in columns or pooling(feature.table) == "mean")
+    )
+
+
+def unpooled_tables(config: ModelConfig, histories: Sequence[HistoryFeature]) -> frozenset[str]:
+    """Return the names of the tables that are not pooled: those that a history reads, if the model has attention.
+
+    Args:
+        config: Configuration of the model.
+        histories: Histories that the model reads.
+    """
+    if config.history != "din":
+        return frozenset()
+    return frozenset(column.table for history in histories for column in history.columns())
 
 
 def embedding_collection(
-    config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], device: torch.device
+    config: EmbeddingsConfig,
+    features: Sequence[SparseFeature],
+    rows: dict[str, int],
+    device: torch.device,
+    unpooled: Collection[str] = (),
 ) -> EmbeddingBagCollection | None:
-    """Return the tables on `device` ("meta" if they are to be sharded), or None if there is no sparse feature."""
-    # `DistributedModelParallel` fails on a collection without tables.
-    if not features:
-        return None
+    """Return the pooled tables on `device` ("meta" if they are to be sharded), or None if there are none.
+
+    Args:
+        config: Configuration of the tables.
+        features: Sparse features of the model, and columns of its histories.
+        rows: Number of rows of every table of the dataset, by name.
+        device: Device of the tables.
+        unpooled: Names of the tables of `sequence_collection`, which this collection does not have.
+    """
     tables = table_configs(config, features, rows, initialise=device.type != "meta")
-    return EmbeddingBagCollection(tables=tables, is_weighted=any(f.weights for f in features), device=device)
+    pooled = [table for table in tables if table.name not in unpooled]
+    # `DistributedModelParallel` fails on a collection without tables.
+    if not pooled:
+        return None
+    is_weighted = any(feature.weights for feature in features if feature.table not in unpooled)
+    return EmbeddingBagCollection(tables=pooled, is_weighted=is_weighted, device=device)
+
+
+def sequence_collection(
+    config: EmbeddingsConfig,
+    features: Sequence[SparseFeature],
+    rows: dict[str, int],
+    device: torch.device,
+    unpooled: Collection[str],
+) -> EmbeddingCollection | None:
+    """Return the tables whose rows are not pooled on `device`, or None if there are none.
+
+    Args:
+        config: Configuration of the tables.
+        features: Sparse features of the model, and columns of its histories.
+        rows: Number of rows of every table of the dataset, by name.
+        device: Device of the tables, "meta" if they are to be sharded.
+        unpooled: Names of the tables, from `unpooled_tables`.
+
+    Raises:
+        UserError: The tables have different dimensions.
+    """
+    tables = [
+        EmbeddingConfig(
+            name=table.name,
+            num_embeddings=table.num_embeddings,
+            embedding_dim=table.embedding_dim,
+            feature_names=table.feature_names,
+            data_type=table.data_type,
+            init_fn=table.init_fn,
+        )
+        for table in table_configs(config, features, rows, initialise=device.type != "meta")
+        if table.name in unpooled
+    ]
+    for table in tables:
+        # TorchRec's EmbeddingCollection has one dimension.
+        if table.embedding_dim != tables[0].embedding_dim:
+            raise UserError(
+                f"embeddings.tables.{table.name}.dim",
+                f"got {table.embedding_dim}, while table {tables[0].name} has {tables[0].embedding_dim}",
+                'with model.history = "din", all tables that a history reads have one dimension',
+                f"give {', '.join(each.name for each in tables)} the same dim",
+            )
+    return EmbeddingCollection(tables=tables, device=device) if tables else None
+
+
+def sum_rows(rows: JaggedTensor, weights_V: Tensor | None = None) -> Tensor:
+    """Return the sum of each sample's rows (B, H), which the weights multiply; 0 for a sample without rows."""
+    values_VH = rows.values()
+    numbers_V = torch.arange(len(values_VH), device=values_VH.device)
+    return F.embedding_bag(
+        numbers_V,
+        values_VH,
+        rows.offsets(),
+        mode="sum",
+        per_sample_weights=weights_V,
+        include_last_offset=True,
+    )

@@ -57,6 +57,7 @@ def build_unsharded_model(
         sparse=selection.sparse,
         dense=selection.dense,
         vectors=selection.vectors,
+        histories=selection.histories,
         table_rows=selection.table_rows,
         statistics=statistics,
         device=device,
