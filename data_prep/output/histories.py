@@ -28,7 +28,7 @@ from data_prep.output.parts import ParquetPartSink, read_part
 from data_prep.output.writer import UNFINISHED
 from data_prep.transforms.arithmetic import seconds_of_count
 from data_prep.transforms.encode import encode_features
-from data_prep.transforms.histories import EVENT_KEY, EVENT_TIME, item_column
+from data_prep.transforms.history_values import EVENT_KEY, EVENT_TIME, item_column
 from ple_rec.config.prep import HistorySpec, PrepConfig
 from ple_rec.config.schema import LOG_TIME, Table
 

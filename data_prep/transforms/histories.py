@@ -26,23 +26,23 @@ from data_prep.engines.base import Engine
 from data_prep.sources.files import POSITION
 from data_prep.transforms.arithmetic import day_number, units_of_seconds
 from data_prep.transforms.columns import DAY, REASON
-from data_prep.transforms.history_values import ROW_COUNT_TIME, event_column, key_column, row_offsets
+from data_prep.transforms.history_values import (
+    EVENT_KEY,
+    EVENT_TIME,
+    ROW_TIME,
+    event_column,
+    item_column,
+    key_column,
+    row_offsets,
+)
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import LogRows, derive
 from ple_rec.config.prep import DaySplit, HeldOutSplit, HistorySpec
 
 logger = logging.getLogger(__name__)
 
-# Columns of events, which `item_column` adds to: the key (int64 or text), and the time in the resolution of `[time]`
-# (int64: units since 1970-01-01 UTC, seconds for a timestamp, days for a date).
-EVENT_KEY, EVENT_TIME = "key", "time"
 # Column: 1 in an event, 0 in a row whose history is wanted. At the same time, rows are sorted before events.
 _IS_EVENT = "__is_event"
-
-
-def item_column(feature: str) -> str:
-    """Return the name of the column of events with the raw value of an item, the value of a sparse feature."""
-    return f"item_{feature}"
 
 
 def with_histories(
@@ -93,7 +93,7 @@ def log_events(engine: Engine, derived: ir.Table, resolved: Resolved, i: int, da
     config = resolved.config
     history = config.histories[i]
     items = {item_column(name): f"raw__{name}" for name in history.items}
-    names = {EVENT_KEY: key_column(i), EVENT_TIME: ROW_COUNT_TIME} | items
+    names = {EVENT_KEY: key_column(i), EVENT_TIME: ROW_TIME} | items
     columns = [*names.values(), event_column(i), DAY, REASON]
     rows = engine.select_columns(derived, list(dict.fromkeys(columns)))
     rows = rows.filter(rows[event_column(i)].fill_null(False), rows[key_column(i)].notnull(), rows[DAY].notnull())
@@ -112,8 +112,8 @@ def row_moments(engine: Engine, derived: ir.Table, i: int) -> ir.Table:
         derived: View of the rows of `derive(..., histories=True)`.
         i: Index of the history.
     """
-    rows = engine.select_columns(derived, [POSITION, key_column(i), ROW_COUNT_TIME]).drop_null()
-    return rows.select(POSITION, **{EVENT_KEY: rows[key_column(i)], EVENT_TIME: rows[ROW_COUNT_TIME]})
+    rows = engine.select_columns(derived, [POSITION, key_column(i), ROW_TIME]).drop_null()
+    return rows.select(POSITION, **{EVENT_KEY: rows[key_column(i)], EVENT_TIME: rows[ROW_TIME]})
 
 
 def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, resolved: Resolved) -> ir.Table:
@@ -131,12 +131,12 @@ def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, res
     """
     assert resolved.config.time is not None
     delay = units_of_seconds(history.delay_seconds, resolved.config.time.unit)
-    wanted = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
+    rows = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
     visible = events.select(
         **{POSITION: ibis.null("int64"), EVENT_KEY: events[EVENT_KEY]},
         **{EVENT_TIME: events[EVENT_TIME] + delay, _IS_EVENT: ibis.literal(1, "int64")},
     )
-    both = ibis.union(wanted, visible, distinct=False)
+    both = ibis.union(rows, visible, distinct=False)
     window = ibis.cumulative_window(group_by=EVENT_KEY, order_by=[EVENT_TIME, _IS_EVENT])
     counted = both.mutate(before=both[_IS_EVENT].sum().over(window))
     counted = counted.filter(counted[POSITION].notnull())
