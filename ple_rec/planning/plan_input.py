@@ -108,7 +108,8 @@ def describe_dataset(config: RunConfig, schema: str | None = None) -> DatasetDes
         exists = folder.is_dir()
     if exists:
         dataset = DatasetDirectory(folder)
-        return DatasetDescription(dataset.schema, dataset.ids_per_sample(dataset.schema.sparse), config.data.path)
+        columns = (*dataset.schema.sparse, *dataset.schema.history_columns())
+        return DatasetDescription(dataset.schema, dataset.ids_per_sample(columns), config.data.path)
     if config.data.described_by is None:
         raise UserError(
             "data.path",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -64,7 +63,7 @@ def test_events_are_read_as_the_features_of_their_items(ranker: Ranker) -> None:
         alone = [ranker.read_score({"rows": [{name: event[name]}]}).ids[name].values_V[0] for event in (OLD, NEW)]
         assert user[name] == alone
     assert user["age"] == [4, 1]  # Edges are 1 h, 6 h, 1 d and 2 d.
-    assert request.missing == ("city", "seen_in_city", "price_bin", "tags", "history", "minutes")
+    assert set(request.missing) == {"city", "seen_in_city", "price_bin", "tags", "history", "minutes"}
     # Scores of a ranking are those of the rows.
     ranked = ranker.answer([request])[0]["items"][0]["predictions"]
     scored = ranker.answer([ranker.read_score({"rows": [ITEM | body["user"]]})])[0]["rows"][0]["predictions"]
@@ -131,7 +130,7 @@ def test_a_history_of_the_user_does_not_belong_to_an_item(ranker: Ranker) -> Non
 def test_a_request_has_a_largest_number_of_events(ranker: Ranker) -> None:
     rows = [{"liked": [NEW] * MAX_BAG}] * (MAX_VALUES // MAX_BAG)
     assert ranker.read_score({"rows": rows}).rows == 20
-    with pytest.raises(RequestError, match="got 20,001 values up to here; .* an event of a history is one value"):
+    with pytest.raises(RequestError, match=r"got 20,001 values up to here; .* an event of a history is one value"):
         ranker.read_score({"rows": [*rows, {"liked": [NEW]}]})
 
 
@@ -149,32 +148,23 @@ def test_schemas_describe_events(ranker: Ranker, server: Ranker) -> None:
     assert {"name": "liked", "type": "events", "features": ["liked"], "required": False} in raw
 
 
-def _log() -> list[dict[str, Any]]:
-    """Rows of the log that are events of some key, with what a client knows of them."""
-    days = pa.concat_tables([day_of(day) for day in range(1, LAST_DAY + 1)]).to_pylist()
-    return [row for row in days if row["spam"] == 0]
-
-
-def _expected(row: dict[str, Any], name: str, log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The history of a row as a client would send it."""
+def _expected(feed: Path, row: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The history of a row as a client would send it, from the raw events of the dataset."""
     length, delay = SIZES[name]
-    if name == "liked":
-        mine = [each for each in log if each["is_like"] == 1 and each["user_id"] == row["user_id"]]
-    else:
-        city = city_of(row["user_id"], row["time_ms"])
-        mine = [each for each in log if city is not None and city_of(each["user_id"], each["time_ms"]) == city]
-    earlier = sorted((each for each in mine if each["time_ms"] < row["time_ms"] - delay), key=lambda e: e["time_ms"])
-    events = []
-    for each in earlier[-length:]:
-        hour = each["time_ms"] // 3_600_000 % 24 + 8
-        event = {"video_id": each["video_id"], "age": row["time_ms"] // 1000 - each["time_ms"] // 1000}
-        events.append(event | ({"price_bin": each["price"], "hour": hour % 24} if name == "liked" else {}))
-    return events
+    key = row["user_id"] if name == "liked" else city_of(row["user_id"]) if row["user_id"] < FIRST_USER + 10 else None
+    events = pq.read_table(feed / "data" / "histories" / f"{name}.parquet").to_pylist()
+    earlier = [each for each in events if each["key"] == key and each["time"] < row["time_ms"] - delay]
+    return [
+        {column.removeprefix("item_"): each[column] for column in each if column.startswith("item_")}
+        | {"age": row["time_ms"] // 1000 - each["time"] // 1000}
+        for each in earlier[-length:]
+    ]
 
 
-def test_a_server_looks_up_the_events_of_a_key(server: Ranker) -> None:
-    log, day = _log(), day_of(LAST_DAY + 1).drop_columns([*LABELS, "spam"]).to_pylist()
-    expected = [{name: _expected(row, name, log) for name in SIZES} for row in day]
+def test_a_server_looks_up_the_events_of_a_key(history_feed: Path, server: Ranker) -> None:
+    day = day_of(LAST_DAY + 1).drop_columns([*LABELS, "spam"]).to_pylist()
+    day[7]["user_id"] = FIRST_USER + 99  # Not a user of the log, so without events and without a city.
+    expected = [{name: _expected(history_feed, row, name) for name in SIZES} for row in day]
     assert {len(each["liked"]) for each in expected} >= {0, 4}
     assert {len(each["seen_in_city"]) for each in expected} == {0, 3}
     looked_up = server.read_score({"form": "raw", "rows": day})
@@ -190,16 +180,18 @@ def test_a_server_looks_up_the_events_of_a_key(server: Ranker) -> None:
         assert ids(server.read_score({"form": "raw", "rows": mixed}), name) == ids(sent, name)
     found = ids(server.read_score({"form": "raw", "rows": other}))
     assert [i for i, (one, two) in enumerate(zip(found, ids(sent), strict=True)) if one != two] == [4]
-    users = [row["user_id"] not in {each["user_id"] for each in log if each["is_like"]} for row in day]
-    assert looked_up.unknown["liked"] == pytest.approx(np.mean(users))
+    assert looked_up.unknown["liked"] == pytest.approx(np.mean([not each["liked"] for each in expected]))
+    assert looked_up.unknown["liked"] > 0
 
 
-def test_a_ranking_looks_the_history_of_its_user_up_once(server: Ranker) -> None:
-    row = next(row for row in day_of(LAST_DAY + 1).to_pylist() if len(_expected(row, "liked", _log())) == 4)
+def test_a_ranking_looks_the_history_of_its_user_up_once(history_feed: Path, server: Ranker) -> None:
+    row = day_of(LAST_DAY + 1).to_pylist()[0]
+    events = _expected(history_feed, row, "liked")
+    assert len(events) == 4
     user = {"user_id": row["user_id"], "time_ms": row["time_ms"]}
     items = [{"video_id": f"v{i}"} for i in range(5)]
     request = server.read_rank({"form": "raw", "user": user, "items": items})
-    sent = {"form": "raw", "user": user | {"liked": _expected(row, "liked", _log())}, "items": items}
+    sent = {"form": "raw", "user": user | {"liked": events}, "items": items}
     assert ids(request) == ids(server.read_rank(sent))
     assert len(ids(request)) == 1
     answer = server.answer([request])[0]
