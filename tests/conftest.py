@@ -181,6 +181,7 @@ def history_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = prepare_history_feed(tmp_path_factory.mktemp("history_feed"))
     train_on_histories(root, "mean")
+    train_on_histories(root, "din")
     return root
 
 

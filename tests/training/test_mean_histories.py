@@ -10,11 +10,7 @@ import torch
 from torch import Tensor
 
 from ple_rec.config.run import RunConfig
-from ple_rec.planning.plan_input import describe_dataset, meta_model
-from ple_rec.training.checks import select_run_columns
 from ple_rec.training.evaluate import evaluate
-from ple_rec.training.model import first_layer_shape, model_sizes
-from ple_rec.training.prepared import prepare_run
 from tests.histories import write_histories
 from tests.training.small import SGD, on_ranks, relative, small_config, train_small, whole_state
 
