@@ -74,16 +74,20 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
     histories = _histories(config, place, features, user_features)
     counted = (*_counted_sides(config, place, whole.types), *(side for side, _ in histories))
     # Columns of side tables that keys of rates and of histories read, such as the author of a video.
-    words = dict.fromkeys([*whole.types, *(name for side in counted for name in side.reads)])
+    words_of_histories = dict.fromkeys(name for _, history in histories for name in history.query.columns)
+    words = dict.fromkeys([*whole.types, *(name for side in counted for name in side.reads), *words_of_histories])
     sides = (*counted, *_joined_sides(config, place, words))
     # A column that only keys of side tables read belongs to the user if the columns of one of these tables do. Keys of
     # rates may read columns of side tables, whose own keys come later.
     of_user = set(user.types)
-    histories_of_user = {history.name for _, history in histories if history.of == "user"}
+    for _, history in histories:
+        if history.of == "user":
+            of_user.update(name for name in history.query.columns if name not in whole.types)
     for side in sides:
-        if side.name in histories_of_user or any(f"{side.name}.{column}" in of_user for column in side.columns):
+        if any(f"{side.name}.{column}" in of_user for column in side.columns):
             of_user.update(name for name in side.reads if name not in whole.types)
-    key_columns = dict.fromkeys(name for side in sides for name in side.reads if name not in whole.types)
+    all_keys = dict.fromkeys([*words_of_histories, *(name for side in sides for name in side.reads)])
+    key_columns = [name for name in all_keys if name not in whole.types]
     types = known_types(config)
     return RawForm(
         columns=tuple(
@@ -231,7 +235,7 @@ def _history(
         name=history.name,
         keys=_keys_query(builder.rows, [columns[EVENT_KEY]]),
         key_columns=(EVENT_KEY,),
-        reads=tuple(types),
+        reads=tuple(name for name in types if name in words_read(config, [history.key], joins=False)),
         columns=(),
         history=history,
     )

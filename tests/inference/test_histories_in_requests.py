@@ -25,6 +25,7 @@ from tests.inference.side_feed import city_of
 USER = FIRST_USER + 3
 OLD = {"video_id": "v1", "price_bin": 0.2, "hour": 3, "age": 90_000}
 NEW = {"video_id": "v2", "price_bin": -0.4, "hour": 5, "age": 60}
+TIMES: dict[str, dict[str, Any]] = {"features": {}, "raw": {"time_ms": 1_650_420_000_000}}
 ITEM = {"video_id": "v1", "hour": 3, "price": 0.2}
 
 
@@ -111,14 +112,14 @@ def test_unknown_and_missing_items_have_the_rows_of_the_feature(ranker: Ranker) 
         ([OLD | {"age": "1h"}], "user.liked[0].age", 'got "1h"; a number'),
         ([OLD | {"age": True}], "user.liked[0].age", "got true; a number"),
         ([OLD | {"age": float("nan")}], "user.liked[0].age", "got NaN; a number of seconds"),
-        ([NEW, OLD], "user.liked[1].age", "got 90000; at most 60, the age of the event before it; the oldest event "),
+        ([NEW, OLD], "user.liked[1].age", "got 90000; at most 60, the age of the event before it, since the oldest "),
         ([NEW] * (MAX_BAG + 1), "user.liked", "got 1,001 events; at most 1,000 events"),
     ],
 )
 @pytest.mark.parametrize("form", ["features", "raw"])
 def test_errors_name_the_event(ranker: Ranker, form: str, liked: object, field: str, rule: str) -> None:
     with pytest.raises(RequestError, match=re.escape(rule)) as error:
-        ranker.read_rank({"form": form, "user": {"liked": liked, "time_ms": 1_650_420_000_000}, "items": [ITEM | {}]})
+        ranker.read_rank({"form": form, "user": {"liked": liked} | TIMES[form], "items": [{"video_id": "v1"}]})
     assert error.value.field == field
 
 
