@@ -61,6 +61,7 @@ class FoundValues(Config):
         None, description="date of the first day whose rows count in rates; of an appended day: this day"
     )
     rates_last_day: str | None = Field(None, description="date of the last day whose rows count in rates")
+    histories_last_day: str | None = Field(None, description="date of the last day whose rows are events of histories")
     columns: dict[Name, dict[str, str]] = Field(
         {}, description="types of the columns that expressions read, by table, for requests in the raw form"
     )
