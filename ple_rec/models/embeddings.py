@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,17 +119,24 @@ _DTYPE = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
 def table_configs(
-    config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], *, initialise: bool = True
-) -> list[EmbeddingBagConfig]:
+    config: EmbeddingsConfig,
+    features: Sequence[SparseFeature],
+    rows: dict[str, int],
+    *,
+    initialise: bool = True,
+    unpooled: Collection[str] = (),
+) -> list[EmbeddingBagConfig | EmbeddingConfig]:
     """Return TorchRec's configuration of each table that a feature reads, in the order of the features.
 
-    Every table pools by sum; `divide_bags` turns the sums into means if the table is to pool by mean.
+    Every table pools by sum, except those that are not pooled; `divide_bags` turns the sums into means if the table is
+    to pool by mean.
 
     Args:
         config: Type of all tables, and their dimension and pooling, with exceptions for single tables.
         features: Features that the model reads.
         rows: Number of rows of every table of the dataset, by name.
         initialise: True if TorchRec draws the initial rows, False if `ple_rec.distributed` writes them after sharding.
+        unpooled: Names of the tables that are not pooled, from `unpooled_tables`; they get an `EmbeddingConfig`.
 
     Raises:
         UserError: `embeddings.tables` names a table that no feature reads.
@@ -141,22 +149,32 @@ def table_configs(
             f"it names tables that the run reads; {suggestion(unknown[0], names) if names else 'there are none'}",
             "correct or remove the entry",
         )
-    tables = []
+    tables: list[EmbeddingBagConfig | EmbeddingConfig] = []
     for name in names:
         table_config = config.tables.get(name)
         dim = table_config.dim if table_config is not None and table_config.dim is not None else config.dim
+        keys: dict[str, Any] = {
+            "name": name,
+            "num_embeddings": rows[name],
+            "embedding_dim": dim,
+            "feature_names": [feature.name for feature in features if feature.table == name],
+            "data_type": _DTYPE[config.dtype],
+            "init_fn": None if initialise else _leave_rows,
+        }
         tables.append(
-            EmbeddingBagConfig(
-                name=name,
-                num_embeddings=rows[name],
-                embedding_dim=dim,
-                feature_names=[feature.name for feature in features if feature.table == name],
-                pooling=PoolingType.SUM,
-                data_type=_DTYPE[config.dtype],
-                init_fn=None if initialise else _leave_rows,
-            )
+            EmbeddingConfig(**keys) if name in unpooled else EmbeddingBagConfig(pooling=PoolingType.SUM, **keys)
         )
     return tables
+
+
+def weight_key(table: str, *, unpooled: bool) -> str:
+    """Return the key of a table's rows in the state of a model.
+
+    Args:
+        table: Name of the table.
+        unpooled: True if the table is not pooled, see `unpooled_tables`.
+    """
+    return f"sequences.embeddings.{table}.weight" if unpooled else f"embeddings.embedding_bags.{table}.weight"
 
 
 def _leave_rows(shard_RD: torch.Tensor) -> torch.Tensor:
@@ -218,8 +236,8 @@ def embedding_collection(
         device: Device of the tables.
         unpooled: Names of the tables of `sequence_collection`, which this collection does not have.
     """
-    tables = table_configs(config, features, rows, initialise=device.type != "meta")
-    pooled = [table for table in tables if table.name not in unpooled]
+    tables = table_configs(config, features, rows, initialise=device.type != "meta", unpooled=unpooled)
+    pooled = [table for table in tables if isinstance(table, EmbeddingBagConfig)]
     # `DistributedModelParallel` fails on a collection without tables.
     if not pooled:
         return None
@@ -246,18 +264,8 @@ def sequence_collection(
     Raises:
         UserError: The tables have different dimensions.
     """
-    tables = [
-        EmbeddingConfig(
-            name=table.name,
-            num_embeddings=table.num_embeddings,
-            embedding_dim=table.embedding_dim,
-            feature_names=table.feature_names,
-            data_type=table.data_type,
-            init_fn=table.init_fn,
-        )
-        for table in table_configs(config, features, rows, initialise=device.type != "meta")
-        if table.name in unpooled
-    ]
+    configs = table_configs(config, features, rows, initialise=device.type != "meta", unpooled=unpooled)
+    tables = [table for table in configs if isinstance(table, EmbeddingConfig)]
     for table in tables:
         # TorchRec's EmbeddingCollection has one dimension.
         if table.embedding_dim != tables[0].embedding_dim:
