@@ -68,10 +68,12 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
     config, place = load_config(PrepConfig, file), str(file)
     if not config.found.columns:
         return None
-    whole = _FeatureSet(config, place, features)
-    user = _FeatureSet(config, place, [name for name in features if name in user_features])
-    item = _FeatureSet(config, place, [name for name in features if name not in user_features])
     histories = _histories(config, place, features, user_features)
+    # Items of histories have the values of features, so only keys and times of histories are computed besides them.
+    computed = [name for name in features if name not in {history.name for _, history in histories}]
+    whole = _FeatureSet(config, place, computed)
+    user = _FeatureSet(config, place, [name for name in computed if name in user_features])
+    item = _FeatureSet(config, place, [name for name in computed if name not in user_features])
     counted = (*_counted_sides(config, place, whole.types), *(side for side, _ in histories))
     # Columns of side tables that keys of rates and of histories read, such as the author of a video.
     words_of_histories = dict.fromkeys(name for _, history in histories for name in history.query.columns)
@@ -179,7 +181,7 @@ def _with_rates_as_sides(config: PrepConfig, features: Collection[str]) -> PrepC
         for name, table in config.counted_tables.items()
     }
     dense = tuple(feature for feature in config.dense_features if feature.name in features)
-    return config.model_copy(update={"sides": config.sides | tables, "dense": dense, "rates": (), "histories": ()})
+    return config.model_copy(update={"sides": config.sides | tables, "dense": dense, "rates": ()})
 
 
 def _counted_sides(config: PrepConfig, place: str, words: Collection[str]) -> Iterator[RawSide]:
