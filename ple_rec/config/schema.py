@@ -197,8 +197,10 @@ class HistoryFeature(NamedFeature):
 
         Their names are `<name>.<feature>` and `<name>_age`. In a row, all of them have the same number of values.
         """
-        items = [SparseFeature(name=f"{self.name}.{item.feature}", table=item.table, bag=True) for item in self.items]
-        return (*items, SparseFeature(name=age_table(self.name), table=age_table(self.name), bag=True))
+        tables = {f"{self.name}.{item.feature}": item.table for item in self.items}
+        tables[age_table(self.name)] = age_table(self.name)
+        # The dot keeps these names apart from those of features, which have none; validation would refuse it.
+        return tuple(SparseFeature.model_construct(name=name, table=table, bag=True) for name, table in tables.items())
 
 
 class Task(Config):
@@ -348,6 +350,14 @@ class DatasetSchema(Config):
     def features(self) -> list[str]:
         """Return the names of all features: sparse ones, dense ones, vectors, histories."""
         return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors, *self.histories)]
+
+    def history_by_column(self) -> dict[str, HistoryFeature]:
+        """Return the history of each list of table rows of which histories consist, by name of the list."""
+        return {column.name: history for history in self.histories for column in history.columns()}
+
+    def history_columns(self) -> tuple[SparseFeature, ...]:
+        """Return the lists of table rows of which all histories consist."""
+        return tuple(column for history in self.histories for column in history.columns())
 
     def table_rows(self) -> dict[str, int]:
         """Return the `allocated_rows` of each table by its name; every id of the table is smaller."""
