@@ -211,7 +211,8 @@ def _warn_of_split(resolved: Resolved, i: int) -> None:
     if isinstance(resolved.config.split, HashSplit) and resolved.parsed[key].text != resolved.parsed[split].text:
         logger.warning(
             '%s: split.by = "hash" of %s with a history by %s (histories[%d]): rows of valid and test are events of '
-            'later training rows, so metrics may be too good. Fix: split.by = "day", or split by the key of the history',
+            'later training rows, so metrics may be too good. Fix: split.by = "day", or split by the key of the '
+            "history",
             resolved.place,
             resolved.parsed[split].text,
             resolved.parsed[key].text,

@@ -145,8 +145,8 @@ def test_a_split_that_separates_events_from_rows_warns(tmp_path: Path, caplog: p
     logs = Logs(tmp_path / "by_video", TOML + LIKED)
     assert warnings_of(caplog, logs, 'split={by="hash", value="video_id", valid=0.3, test=0.3}') == [
         'plain.toml: split.by = "hash" of video_id with a history by user_id (histories[0]): rows of valid and test '
-        'are events of later training rows, so metrics may be too good. Fix: split.by = "day", or split by the key of the '
-        "history"
+        'are events of later training rows, so metrics may be too good. Fix: split.by = "day", or split by the key of '
+        "the history"
     ]
 
 
