@@ -14,7 +14,12 @@ from ple_rec.config.choices import UsedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DenseFeature, HistoryFeature, SparseFeature, VectorFeature
 from ple_rec.errors import DataError
-from ple_rec.models.embeddings import embedding_collection, mean_pooled_features
+from ple_rec.models.embeddings import (
+    embedding_collection,
+    mean_pooled_features,
+    sequence_collection,
+    unpooled_tables,
+)
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.modules.normalise import DenseStatistics
@@ -65,10 +70,13 @@ def build_model(
         precision: Precision of the matrix products; None for `train.precision`, in which "auto" means fp32.
 
     Raises:
-        UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
+        UserError: `embeddings.tables` names an unknown table, the tables of histories differ in their dimension, or a
+            task has a reserved name.
         DataError: Statistics of a dense feature or of a vector feature are missing.
     """
-    embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device)
+    unpooled = unpooled_tables(config.model, histories)
+    embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device, unpooled)
+    sequences = sequence_collection(config.embeddings, sparse, table_rows, table_device, unpooled)
     normalisers = [_dense_statistics(feature, statistics) for feature in dense]
     vector_normalisers = [_vector_statistics(feature, statistics) for feature in vectors]
     # The seed is set after the tables are built, because they draw random numbers unless they are on the meta device.
@@ -90,9 +98,11 @@ def build_model(
         request_dense,
         vector_normalisers,
         [i for i, feature in enumerate(vectors) if feature.name in request_features],
+        sequences,
+        histories if unpooled else (),
     )
     for name, module in model.named_children():
-        if name != "embeddings":
+        if name not in ("embeddings", "sequences"):
             module.to(device)
     return model
 
