@@ -41,12 +41,13 @@ from ple_rec.inference.feature_parsing import (
     Column,
     FeatureIds,
     FeatureParser,
+    HistoryIds,
     IdParser,
     check_vector_numbers,
-    make_parser,
     object_schema,
     too_many_values,
 )
+from ple_rec.inference.parsers import make_parser
 from ple_rec.inference.raw_request import FeatureColumns, RawReader
 from ple_rec.inference.request_error import RequestError, require_object, shorten
 from ple_rec.inference.request_rows import Form, RequestRows, read_rows, rows_schema
@@ -66,7 +67,7 @@ class ModelRequest:
 
     Args:
         rows: Number of rows, N.
-        ids: Table rows of every sparse feature.
+        ids: Table rows of every sparse feature, and of every column of a history.
         dense: Numbers of every dense feature (N,) and of every vector (N, width), with NaN for missing ones.
         exponents: Exponents that replace those of the model, by factor.
         explain: True to return the factors of the score and the gate weights too.
@@ -75,6 +76,7 @@ class ModelRequest:
         unknown: Share of the rows whose values are missing, or a default, because a side table does not have their key,
             by table.
         rates_as_of: Day, YYYY-MM-DD, for whose rows the rates of side tables hold; None if no rate was looked up.
+        events_as_of: Day, YYYY-MM-DD, before which the events are that were looked up; None if no history was.
         form: Form of the rows in the body.
     """
 
@@ -86,6 +88,7 @@ class ModelRequest:
     missing: tuple[str, ...] = ()
     unknown: Mapping[str, float] = field(default_factory=dict)
     rates_as_of: str | None = None
+    events_as_of: str | None = None
     form: Form = "rows"
 
 
@@ -161,7 +164,7 @@ class RequestReader:
         body = require_object(document, "body", ("user", "items", "exponents", "top", "explain", "form"))
         user = require_object({} if body.get("user") is None else body["user"], "user")
         if (raw := self._read_form(body)) is not None:
-            self._check_names(user, "user", raw.columns.keys(), "raw column")
+            self._check_names(user, "user", set(raw.names()), "raw column")
             items = self._read_rows(body, "items", raw.names("item"), "raw column")
             columns = raw.read_rank(user, items)
         else:
@@ -178,6 +181,7 @@ class RequestReader:
             missing=columns.missing,
             unknown=columns.unknown,
             rates_as_of=columns.rates_as_of,
+            events_as_of=columns.events_as_of,
             form=items.form,
         )
 
@@ -205,7 +209,7 @@ class RequestReader:
         """
         body = require_object(document, "body", ("rows", "exponents", "explain", "form"))
         if (raw := self._read_form(body)) is not None:
-            rows = self._read_rows(body, "rows", raw.columns, "raw column")
+            rows = self._read_rows(body, "rows", raw.names(), "raw column")
             columns = raw.read_score(rows)
         else:
             rows = self._read_rows(body, "rows", self._parsers)
@@ -222,6 +226,7 @@ class RequestReader:
             missing=columns.missing,
             unknown=columns.unknown,
             rates_as_of=columns.rates_as_of,
+            events_as_of=columns.events_as_of,
             form=rows.form,
         )
 
@@ -286,7 +291,7 @@ class RequestReader:
     def _read_features(
         self, parse: Callable[[FeatureParser], Column], fields: Mapping[Owner, str]
     ) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
-        """Return the columns of all sparse features, and those of all dense features and vectors.
+        """Return the columns of all sparse features and histories, and those of all dense features and vectors.
 
         Args:
             parse: Function that returns the column of a parser's feature.
@@ -297,15 +302,18 @@ class RequestReader:
         values_in_bags = numbers_in_vectors = 0
         for name, parser in self._parsers.items():
             column = parse(parser)
-            if not isinstance(column, FeatureIds):
+            if isinstance(column, HistoryIds):
+                ids |= column.columns
+            elif isinstance(column, FeatureIds):
+                ids[name] = column
+            else:
                 dense[name] = column
                 if column.ndim > 1:
                     numbers_in_vectors += column.size
                     check_vector_numbers(numbers_in_vectors, f"{fields[parser.feature.of]}.{name}")
                 continue
-            ids[name] = column
             if column.offsets_N is not None:
-                values_in_bags += len(column.values_V)
+                values_in_bags += int(column.offsets_N[-1])
                 if values_in_bags > MAX_VALUES:
                     raise too_many_values(values_in_bags, f"{fields[parser.feature.of]}.{name}")
         return ids, dense
@@ -330,12 +338,12 @@ class RequestReader:
             column = self._parse_user(parser, user_value)
         index_N = np.zeros(items.count, np.int64)
         index_N[indices] = np.arange(1, len(indices) + 1)
-        if isinstance(column, FeatureIds) and column.offsets_N is not None:
-            # The bag of the user counts once for each item that gets it.
-            count = int(np.diff(column.offsets_N)[index_N].sum())
-            if count > MAX_VALUES:
-                raise too_many_values(count, f"user.{name}")
-        if isinstance(column, FeatureIds):
+        if isinstance(column, FeatureIds | HistoryIds):
+            if column.offsets_N is not None:
+                # The bag of the user counts once for each item that gets it.
+                count = int(np.diff(column.offsets_N)[index_N].sum())
+                if count > MAX_VALUES:
+                    raise too_many_values(count, f"user.{name}")
             return column.take(index_N)
         # A vector of the user counts once for each item that gets it.
         check_vector_numbers(items.count * column[0].size, f"user.{name}")
@@ -361,7 +369,7 @@ class RequestReader:
         if values.keys() <= permitted:
             return
         name = next(name for name in values if name not in permitted)
-        raw_columns = {} if self._raw is None else self._raw.columns
+        raw_columns = [] if self._raw is None else self._raw.names()
         other, form = (self._parsers, "features") if kind == "raw column" else (raw_columns, "raw")
         user_names = self._names["user"] if kind == "feature" or self._raw is None else self._raw.names("user")
         if name in user_names:
