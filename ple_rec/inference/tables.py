@@ -110,7 +110,7 @@ class RequestLookups:
 
         Args:
             owner: Owner of the features.
-            requests: Requests.
+            requests: Requests of one class.
             pooled: Pooled rows of each column of the tables, by its name.
         """
         parts = [pooled[column.name] for column in self._pooled if column.of == owner]
@@ -168,9 +168,9 @@ class RequestLookups:
         In a ranking, the events of the user are looked up once for all items.
 
         Args:
-            history: History.
-            attention: Attention over it.
-            requests: Requests.
+            history: History of the model.
+            attention: Attention over the history.
+            requests: Requests of one class.
             pooled: Pooled rows of each column of the tables, by its name.
             request_B: Index of the request of each row.
         """
