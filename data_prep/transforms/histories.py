@@ -39,7 +39,7 @@ from data_prep.transforms.history_values import (
 from data_prep.transforms.rate_append import tell_of_counted_rows
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import LogRows, derive
-from ple_rec.config.prep import DaySplit, HeldOutSplit, HistorySpec
+from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, HistorySpec
 
 logger = logging.getLogger(__name__)
 
@@ -86,6 +86,7 @@ def with_histories(
         events[history.name] = engine.materialize(f"events_{history.name}", of_log)
         moments = row_moments(engine, derived, i)
         offsets[history.name] = event_offsets(moments, events[history.name], history, resolved)
+        _warn_of_split(resolved, i)
         if is_complete:
             _warn_if_empty(engine, events[history.name], i, resolved)
     linked = rows.scan() if rows.linked is None else rows.linked
@@ -202,6 +203,21 @@ def join_offsets(rows: ir.Table, offsets: Mapping[str, ir.Table]) -> ir.Table:
         rows = rows.left_join(table, rows[POSITION] == table[position])
         names += row_offsets(history).values()
     return rows.select(*names)
+
+
+def _warn_of_split(resolved: Resolved, i: int) -> None:
+    """Warn of a split by hash that may separate the events of a history from its rows."""
+    key, split = f"histories[{i}].key", "split.value"
+    if isinstance(resolved.config.split, HashSplit) and resolved.parsed[key].text != resolved.parsed[split].text:
+        logger.warning(
+            '%s: split.by = "hash" of %s with a history by %s (histories[%d]): rows of valid and test are events of '
+            'later training rows, so metrics may be too good. Fix: split.by = "day", or split by the key of the '
+            "history",
+            resolved.place,
+            resolved.parsed[split].text,
+            resolved.parsed[key].text,
+            i,
+        )
 
 
 def _warn_if_empty(engine: Engine, events: ir.Table, i: int, resolved: Resolved) -> None:
