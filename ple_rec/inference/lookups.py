@@ -150,7 +150,7 @@ class RequestLookups:
     ) -> Tensor:
         """Return the output of attention over a history for the rows of all requests, (B, E).
 
-        In a ranking, the events of the user are looked up once for all items.
+        In a ranking, the events of the user are looked up, and their own products computed, once for all items.
 
         Args:
             history: History of the model.
@@ -169,7 +169,7 @@ class RequestLookups:
         # In a ranking, a history of the user has one list of events for all items.
         if len(lengths_N) < rows:
             blocks = zip(events_VE.split(lengths_N.tolist()), target_BQ.split([r.rows for r in requests]), strict=True)
-            return torch.cat([_attend_in_pieces(attention, events[None], target) for events, target in blocks])
+            return torch.cat([_attend_to_one(attention, events, target) for events, target in blocks])
         step = max(_ATTENDED_EVENTS // max(int(lengths_N.max()), 1), 1)
         pieces = zip(lengths_N.split(step), target_BQ.split(step), strict=True)
         begin, outputs = 0, []
@@ -180,12 +180,10 @@ class RequestLookups:
         return torch.cat(outputs)
 
 
-def _attend_in_pieces(attention: HistoryAttention, events_1LE: Tensor, target_BQ: Tensor) -> Tensor:
+def _attend_to_one(attention: HistoryAttention, events_LE: Tensor, target_BQ: Tensor) -> Tensor:
     """Return the output of attention over one history for several targets, (B, E)."""
-    step = max(_ATTENDED_EVENTS // max(events_1LE.shape[1], 1), 1)
-    pieces = target_BQ.split(step)
-    # `expand` repeats the events without a copy.
-    return torch.cat([attention(events_1LE.expand(len(each), -1, -1), each).float() for each in pieces])
+    step = max(_ATTENDED_EVENTS // max(len(events_LE), 1), 1)
+    return torch.cat([attention.of_one_history(events_LE, each).float() for each in target_BQ.split(step)])
 
 
 def _lengths(ids: Sequence[FeatureIds]) -> Tensor:
