@@ -197,8 +197,10 @@ class HistoryFeature(NamedFeature):
 
         Their names are `<name>.<feature>` and `<name>_age`. In a row, all of them have the same number of values.
         """
-        items = [SparseFeature(name=f"{self.name}.{item.feature}", table=item.table, bag=True) for item in self.items]
-        return (*items, SparseFeature(name=age_table(self.name), table=age_table(self.name), bag=True))
+        tables = {f"{self.name}.{item.feature}": item.table for item in self.items}
+        tables[age_table(self.name)] = age_table(self.name)
+        # The dot keeps these names apart from those of features, which have none; validation would refuse it.
+        return tuple(SparseFeature.model_construct(name=name, table=table, bag=True) for name, table in tables.items())
 
 
 class Task(Config):

@@ -67,6 +67,19 @@ class RowGroupColumns:
         array = self._single_chunk(name)
         return self._convert(name, array, _signed_type(array.type))
 
+    def required_integers(self, name: str) -> IntArray:
+        """Return a column of int64 without nulls.
+
+        Raises:
+            DataError: The column does not have integers, one of them does not fit into int64, or one is null.
+        """
+        array = self.array(name, pa.int64())
+        if array.null_count:
+            row = int(array.is_null().to_numpy(zero_copy_only=False).argmax())
+            raise DataError(self.cell_place(name, row), "null", "every row has a number there", _FIX)
+        values_N: IntArray = array.to_numpy()
+        return values_N
+
     def lists(self, name: str, dtype: pa.DataType | None = None) -> tuple[IntArray, pa.Array]:
         """Return the offsets, beginning with 0, and the values of a column of lists in any of Arrow's layouts.
 
@@ -155,7 +168,7 @@ def single_ids(source: RowGroupColumns, feature: SparseFeature, table_sizes: dic
     """
     column = source.integers(feature.name)
     ids_N: AnyIdArray = (column.fill_null(0) if column.null_count else column).to_numpy()
-    if (row := _first_bad_id(ids_N, table_sizes[feature.table])) is not None:
+    if (row := first_bad_id(ids_N, table_sizes[feature.table])) is not None:
         raise _id_error(source, feature, row, int(ids_N[row]), table_sizes)
     return ids_N
 
@@ -168,7 +181,7 @@ def bag_ids(source: RowGroupColumns, feature: SparseFeature, table_sizes: dict[s
     """
     offsets, values = source.lists(feature.name)
     ids_V = (values.fill_null(0) if values.null_count else values).to_numpy()
-    if (i := _first_bad_id(ids_V, table_sizes[feature.table])) is not None:
+    if (i := first_bad_id(ids_V, table_sizes[feature.table])) is not None:
         raise _id_error(source, feature, _row_of_value(offsets, i), int(ids_V[i]), table_sizes)
     return offsets, ids_V.astype(np.int32, copy=False)
 
@@ -262,7 +275,7 @@ def frozen_rows(source: RowGroupColumns, name: str, rows: int) -> IdArray:
     """
     column = source.integers(name)
     rows_N: AnyIdArray = (column.fill_null(0) if column.null_count else column).to_numpy()
-    if (row := _first_bad_id(rows_N, rows + 1)) is not None:
+    if (row := first_bad_id(rows_N, rows + 1)) is not None:
         rule = f"the frozen table of {name!r} has the rows 1 to {rows}, and 0 is a missing vector"
         raise DataError(source.cell_place(name, row), f"row {rows_N[row]}", rule, _FIX)
     return rows_N.astype(np.int32, copy=False)
@@ -345,7 +358,7 @@ def _row_of_value(offsets: IntArray, i: int) -> int:
     return int(np.searchsorted(offsets, i, side="right")) - 1
 
 
-def _first_bad_id(ids: AnyIdArray, rows: int) -> int | None:
+def first_bad_id(ids: AnyIdArray, rows: int) -> int | None:
     """Return the index of the first id that is negative or at least `rows`; None if all ids are rows of the table."""
     widened = ids if ids.itemsize >= 4 else ids.astype(np.int32)
     rows = min(rows, _MAX_ROWS)

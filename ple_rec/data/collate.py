@@ -7,28 +7,29 @@ batch is allocated once, and the rows of each slice are copied into it once.
 A request is a run of consecutive rows that are equal in the features `selection.requests` (`requests.py`). The ids of
 these features are kept only in its first row, for which the ids of the batch are copied a second time.
 
-A bag is a multi-valued feature, with any number of ids in a row. A slice column is a column by which an evaluation
-divides the samples, such as the country (`slices.py`). It is unrelated to a `RowSlice`.
+A bag is a multi-valued feature, with any number of ids in a row. A history, the last events before a row, is one key
+of the batch for each item of an event and one for the ages (`histories.py`). A slice column is a column by which an
+evaluation divides the samples, such as the country (`slices.py`). It is unrelated to a `RowSlice`.
 
 Shape suffixes: B rows of the batch (with padding), R rows of the batch without padding, N rows of a row group, F
 single-valued features (in `dense_BF`: dense features), D dense features, W numbers of all vectors, S sparse features
-(the single-valued features, then the bags), V ids of the batch, K tasks, C slice columns.
+(the single-valued ones, then the bags, then the columns of histories), V ids of the batch, K tasks, C slice columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ple_rec.data.arrow import BoolArray
+from ple_rec.data.arrow import BoolArray, FloatArray, IdArray, IntArray
 from ple_rec.data.batch import Batch
-from ple_rec.data.columns import BagColumn, Columns, Selection
+from ple_rec.data.columns import Columns, Selection
+from ple_rec.data.histories import gather_histories
 from ple_rec.data.requests import build_requests, drop_repeated_ids
 
 
@@ -81,9 +82,11 @@ def collate(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *
     tasks = (len(selection.tasks),)
     starts_B = _request_starts(slices, batch_size, rows) if selection.requests else None
     # With requests, the ids that go to a GPU are the copy by `drop_repeated_ids`, so the tensors here are not pinned.
-    sparse = _sparse(slices, selection, batch_size, rows, pin and starts_B is None) if selection.sparse else None
+    starts_R = None if starts_B is None else starts_B[:rows]
+    pin_ids = pin and starts_B is None
+    sparse = _sparse(slices, selection, batch_size, rows, starts_R, pin=pin_ids) if selection.sparse else None
     if sparse is not None and starts_B is not None:
-        shared = [feature.name in selection.requests for feature in selection.sparse]
+        shared = [feature.name in selection.shared_sparse for feature in selection.sparse]
         sparse = drop_repeated_ids(sparse, shared, starts_B, pin=pin)
     return Batch(
         sparse=sparse,
@@ -130,12 +133,18 @@ def _request_starts(slices: Sequence[RowSlice], batch_size: int, rows: int) -> B
 
 
 def _sparse(
-    slices: Sequence[RowSlice], selection: Selection, batch_size: int, rows: int, pin: bool
+    slices: Sequence[RowSlice],
+    selection: Selection,
+    batch_size: int,
+    rows: int,
+    starts_R: BoolArray | None,
+    *,
+    pin: bool,
 ) -> KeyedJaggedTensor:
-    """Return the ids of the batch, feature by feature: first the single-valued features, then the bags.
+    """Return the ids of the batch, feature by feature: first the single-valued features, then bags, then histories.
 
     The values begin with the ids of the single-valued features as a block of F x R, since each has one id in each row
-    that is not padding. The ids of the bags follow.
+    that is not padding. The ids of the other keys follow.
 
     Ids and lengths are int32 instead of int64, which halves the bytes that ranks exchange. FBGEMM's kernels convert the
     ids to int64 themselves.
@@ -145,7 +154,7 @@ def _sparse(
     """
     features = len(selection.single)
     weighted = any(feature.weights for feature in selection.bags)
-    pieces = [_Piece.cut(part.columns.bags[i], part) for i in range(len(selection.bags)) for part in slices]
+    pieces = [*_bag_pieces(slices, selection), *_history_pieces(slices, selection, starts_R)]
     count = features * rows + sum(len(piece.values) for piece in pieces)
     values = torch.empty(count, dtype=torch.int32, pin_memory=pin)
     lengths = torch.empty(len(selection.sparse) * batch_size, dtype=torch.int32, pin_memory=pin)
@@ -160,19 +169,17 @@ def _sparse(
         np.concatenate([part.columns.ids_FN[:, part.start : part.stop] for part in slices], axis=1, out=ids_FR)
     if weights_V is not None:
         weights_V[: features * rows] = 1
-    # `first` is the index in `values` of the piece's first id, `begin` the row of the batch that is its first row.
-    # `last` and `end` are the index and the row after its last ones.
-    length_per_key = [rows] * features + [0] * len(selection.bags)
-    first, begin = features * rows, 0
-    for i, piece in enumerate(pieces):
-        begin = 0 if i % len(slices) == 0 else begin
-        end, last = begin + len(piece.lengths), first + len(piece.values)
-        lengths_SB[features + i // len(slices), begin:end] = piece.lengths
-        length_per_key[features + i // len(slices)] += len(piece.values)
+    # `first` is the index in `values` of the piece's first id, `last` that after its last one.
+    length_per_key = [rows] * features + [0] * (len(selection.sparse) - features)
+    first = features * rows
+    for piece in pieces:
+        last = first + len(piece.values)
+        lengths_SB[piece.key, piece.begin : piece.begin + len(piece.lengths)] = piece.lengths
+        length_per_key[piece.key] += len(piece.values)
         values_V[first:last] = piece.values
         if weights_V is not None:
             weights_V[first:last] = 1 if piece.weights is None else piece.weights
-        begin, first = end, last
+        first = last
     return KeyedJaggedTensor(
         keys=[feature.name for feature in selection.sparse],
         values=values,
@@ -185,15 +192,42 @@ def _sparse(
 
 @dataclass(frozen=True)
 class _Piece:
-    """Ids of one bag in the rows of one slice: the number of ids of each row, the ids and their weights."""
+    """Ids of one key of the batch in consecutive rows.
 
-    lengths: np.ndarray[Any, np.dtype[np.int64]]
-    values: np.ndarray[Any, np.dtype[np.int32]]
-    weights: np.ndarray[Any, np.dtype[np.float32]] | None
+    Args:
+        key: Index of the key.
+        begin: Index of the first row.
+        lengths: Number of ids of each row.
+        values: Ids of the rows.
+        weights: Weight of each id, or None if all are 1.
+    """
 
-    @classmethod
-    def cut(cls, bag: BagColumn, part: RowSlice) -> _Piece:
-        """Cut the rows of a slice out of a bag column of its row group."""
-        offsets = bag.offsets[part.start : part.stop + 1]
-        first, last = offsets[0], offsets[-1]
-        return cls(np.diff(offsets), bag.values[first:last], None if bag.weights is None else bag.weights[first:last])
+    key: int
+    begin: int
+    lengths: IntArray
+    values: IdArray
+    weights: FloatArray | None = None
+
+
+def _bag_pieces(slices: Sequence[RowSlice], selection: Selection) -> Iterator[_Piece]:
+    """Yield the ids of each bag, slice by slice."""
+    for i in range(len(selection.bags)):
+        begin = 0
+        for part in slices:
+            bag = part.columns.bags[i]
+            offsets = bag.offsets[part.start : part.stop + 1]
+            ids = slice(offsets[0], offsets[-1])
+            weights = None if bag.weights is None else bag.weights[ids]
+            yield _Piece(len(selection.single) + i, begin, np.diff(offsets), bag.values[ids], weights)
+            begin += part.stop - part.start
+
+
+def _history_pieces(slices: Sequence[RowSlice], selection: Selection, starts_R: BoolArray | None) -> Iterator[_Piece]:
+    """Yield the ids of the columns of each history; a history that requests share is looked up once for each."""
+    key = len(selection.single) + len(selection.bags)
+    for i, history in enumerate(selection.histories if slices else ()):
+        rows = [part.columns.histories[i].take(slice(part.start, part.stop)) for part in slices]
+        lengths, columns = gather_histories(rows, starts_R if history.name in selection.requests else None)
+        for ids in columns:
+            yield _Piece(key, 0, lengths, ids)
+            key += 1

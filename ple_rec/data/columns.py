@@ -32,6 +32,7 @@ from ple_rec.config.schema import (
 )
 from ple_rec.data import arrow
 from ple_rec.data.arrow import AnyIdArray, BoolArray, FloatArray, IdArray, IntArray
+from ple_rec.data.histories import HistoryColumn, HistoryEvents, read_history
 from ple_rec.data.requests import request_starts
 from ple_rec.data.slices import CodeArray, Slicing
 from ple_rec.data.vectors import FrozenTable, VectorColumn, read_column
@@ -127,6 +128,7 @@ class Columns:
     `ids_FN` and `bags` have the ids that a batch has in `sparse`. `in_space_NK` is 1 if the row is in the sample space
     of the task, else 0. The other fields have the meaning of those of `ple_rec.data.batch.Batch`, without padding.
     `starts_N` is a flag of each row, True if it begins a request; None if the run does not use requests.
+    Batches look up the ids of `histories`, which have only the numbers of the events.
     """
 
     ids_FN: IdArray
@@ -140,6 +142,7 @@ class Columns:
     vectors: tuple[VectorColumn, ...] = ()
     slices_NC: CodeArray | None = None
     starts_N: BoolArray | None = None
+    histories: tuple[HistoryColumn, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of rows N."""
@@ -150,7 +153,7 @@ class Columns:
         """Total size of all arrays in bytes."""
         bags = [array for bag in self.bags for array in vars(bag).values()]
         arrays = [array for array in (*vars(self).values(), *bags) if isinstance(array, np.ndarray)]
-        return sum(array.nbytes for array in arrays) + sum(vectors.nbytes for vectors in self.vectors)
+        return sum(each.nbytes for each in (*arrays, *self.vectors, *self.histories))
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,7 @@ class Selection:
         group_names: Names of the group and of the subgroup in results; None without a subgroup.
         slices: Slice columns, with the codes of their values. They need not be in the schema of the dataset.
         requests: Names of the features that the samples of a request share; empty if the run does not use requests.
+        history_events: Events of each history of the dataset, by its name.
     """
 
     single: tuple[SparseFeature, ...]
@@ -188,6 +192,7 @@ class Selection:
     slices: tuple[Slicing, ...] = ()
     requests: tuple[str, ...] = ()
     histories: tuple[HistoryFeature, ...] = ()
+    history_events: Mapping[str, HistoryEvents] = field(default_factory=dict)
 
     @property
     def history_columns(self) -> tuple[SparseFeature, ...]:
@@ -198,6 +203,12 @@ class Selection:
     def sparse(self) -> tuple[SparseFeature, ...]:
         """All sparse features and the columns of histories, in the order of a batch's keys."""
         return self.single + self.bags + self.history_columns
+
+    @property
+    def shared_sparse(self) -> frozenset[str]:
+        """Names of the sparse features and of the columns of histories that the samples of a request share."""
+        shared_histories = (history for history in self.histories if history.name in self.requests)
+        return frozenset(self.requests) | {column.name for each in shared_histories for column in each.columns()}
 
     @property
     def frozen_bytes(self) -> int:
@@ -246,10 +257,11 @@ class DecodedRows:
     group_N: NDArray[np.integer] | None
     subgroup_N: NDArray[np.integer] | None
     slices: tuple[CodeArray, ...]
+    histories: tuple[HistoryColumn, ...] = ()
 
     def request_starts(self) -> BoolArray:
         """Return a flag of each row in file order, True if it begins a request."""
-        return _request_starts(self.selection, self.ids, self.bags, self.dense, self.vectors, self.rows)
+        return _request_starts(self.selection, self.ids, self.bags, self.dense, self.vectors, self.histories, self.rows)
 
     def arrange(self, rows_N: IntArray | None = None) -> Columns:
         """Return the columns in the layout of batches, that is, stacked.
@@ -268,6 +280,7 @@ class DecodedRows:
         bags = self.bags if rows_N is None else tuple(bag.take(rows_N) for bag in self.bags)
         dense_ND: FloatArray = _stack(self.dense, self.rows, rows_N, np.float32)
         vectors = self.vectors if rows_N is None else tuple(vector.take(rows_N) for vector in self.vectors)
+        histories = self.histories if rows_N is None else tuple(history.take(rows_N) for history in self.histories)
         return Columns(
             ids_FN=ids_FN,
             bags=bags,
@@ -280,8 +293,11 @@ class DecodedRows:
             vectors=vectors,
             slices_NC=_stack(self.slices, self.rows, rows_N, np.int16) if self.slices else None,
             starts_N=(
-                _request_starts(selection, ids_FN, bags, dense_ND.T, vectors, rows) if selection.requests else None
+                _request_starts(selection, ids_FN, bags, dense_ND.T, vectors, histories, rows)
+                if selection.requests
+                else None
             ),
+            histories=histories,
         )
 
 
@@ -294,8 +310,8 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
         place: File and row group, for messages.
 
     Raises:
-        DataError: An id is outside its table, a label or sample weight is missing or outside its range, a value is
-            infinite, or a column has the wrong type.
+        DataError: An id is outside its table, a history is not within the stored events, a label or sample weight is
+            missing or outside its range, a value is infinite, or a column has the wrong type.
     """
     source = arrow.RowGroupColumns(table, place)
     weight, tasks = selection.sample_weight, selection.tasks
@@ -320,6 +336,7 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
         vectors=tuple(read_column(source, feature, selection.vector_tables) for feature in selection.vectors),
         weight_N=None if weight is None else arrow.sample_weights(source, weight),
         slices=tuple(slicing.row_codes(table) for slicing in selection.slices),
+        histories=tuple(read_history(source, history, selection.history_events) for history in selection.histories),
     )
 
 
@@ -353,19 +370,24 @@ def _request_starts(
     bags: Iterable[BagColumn],
     dense: Iterable[FloatArray],
     vectors: Iterable[VectorColumn],
+    histories: Iterable[HistoryColumn],
     rows: int,
 ) -> BoolArray:
     """Return a flag of each row, True if it begins a request, by the features in `selection.requests`."""
 
     def select_shared(
-        features: Sequence[SparseFeature | DenseFeature | VectorFeature], columns: Iterable[T]
+        features: Sequence[SparseFeature | DenseFeature | VectorFeature | HistoryFeature], columns: Iterable[T]
     ) -> list[T]:
         pairs = zip(features, columns, strict=True)
         return [column for feature, column in pairs if feature.name in selection.requests]
 
     shared_vectors = select_shared(selection.vectors, vectors)
+    shared_histories = select_shared(selection.histories, histories)
     return request_starts(
-        select_shared(selection.single, ids),
+        [
+            *select_shared(selection.single, ids),
+            *(x_N for each in shared_histories for x_N in (each.begin_N, each.end_N, each.time_N)),
+        ],
         select_shared(selection.bags, bags),
         [
             *select_shared(selection.dense, dense),

@@ -26,6 +26,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, DatasetSchema, SparseFeature
 from ple_rec.data.columns import DecodedRows, Selection, decode, select_columns
+from ple_rec.data.histories import HistoryEvents
 from ple_rec.data.integrity import Digests, read_footer
 from ple_rec.data.vectors import FrozenTable
 from ple_rec.errors import DataError, PleRecError, UserError
@@ -266,15 +267,20 @@ class DatasetDirectory:
         Raises:
             UserError: The dataset has no feature or task of such a name, or no feature is left.
         """
-        return replace(
-            select_columns(self.schema, str(self.path), drop, tasks, vectors), vector_tables=self.vector_tables
-        )
+        selection = select_columns(self.schema, str(self.path), drop, tasks, vectors)
+        return replace(selection, vector_tables=self.vector_tables, history_events=self.history_events)
 
     @cached_property
     def vector_tables(self) -> dict[str, FrozenTable]:
         """Frozen tables by name of the vector feature; a table is read when it is first used, once for all threads."""
         frozen = (vector for vector in self.schema.vectors if vector.table is not None)
         return {vector.name: FrozenTable(self.digests, vector) for vector in frozen}
+
+    @cached_property
+    def history_events(self) -> dict[str, HistoryEvents]:
+        """Events by name of the history; a file is mapped when it is first used, once for all threads."""
+        rows = self.schema.table_rows()
+        return {history.name: HistoryEvents(self.digests, history, rows) for history in self.schema.histories}
 
     def row_groups(self, split: Split, columns: Sequence[str]) -> list[RowGroup]:
         """Return the row groups of a split that have rows, in file order.

@@ -9,6 +9,9 @@ In a bag (a feature with any number of ids in a row), each id has a number of it
 not know come one by one too: the bag keeps its length, its weights and its other ids. All rows of a request
 (`requests.py`) have the ids of its first row in the features that they share, so that these stay equal.
 
+The ids of a history are looked up when a batch is made, so their numbers u depend on the seed, the epoch, the feature,
+the event and the time of the row instead (`HistoryDropout`). An event keeps its age.
+
 Shape suffixes: N rows of a row group, V ids of a bag column.
 """
 
@@ -22,6 +25,7 @@ import numpy as np
 
 from ple_rec.data.arrow import AnyIdArray, BoolArray
 from ple_rec.data.columns import BagColumn, DecodedRows
+from ple_rec.data.histories import HistoryDropout
 
 
 def drop_ids(
@@ -59,4 +63,6 @@ def drop_ids(
         if feature.name in shares:
             bags[i] = replace(bags[i], values=bags[i].values * keeps(feature.name, len(bags[i].values)))
             bags[i] = bags[i].take(first_N) if feature.name in selection.requests else bags[i]
-    return replace(decoded, ids=tuple(ids), bags=tuple(bags))
+    dropout = HistoryDropout(seed, epoch, shares)
+    histories = tuple(replace(history, dropout=dropout) for history in decoded.histories)
+    return replace(decoded, ids=tuple(ids), bags=tuple(bags), histories=histories)

@@ -27,7 +27,16 @@ from typing import Any
 
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import PREP_FILE
-from ple_rec.config.schema import RATES_DIR, SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR
+from ple_rec.config.schema import (
+    HISTORIES_DIR,
+    RATES_DIR,
+    SCHEMA_FILE,
+    STATS_FILE,
+    STATS_PAGE,
+    SUCCESS_FILE,
+    VECTORS_DIR,
+    VOCAB_DIR,
+)
 from ple_rec.errors import DataError, Option
 from ple_rec.storage import Location, names_in, size_of
 from ple_rec.storage.arrow import open_ranges, translate_arrow_errors
@@ -93,8 +102,8 @@ def read_footer(file: Location) -> bytes:
 def digest_files(folder: Location) -> dict[str, dict[str, Any]]:
     """Return the digests of all files that belong to a dataset but `_SUCCESS`, as the object "files" of `_SUCCESS`.
 
-    These are schema.toml, prep.toml, the statistics and their page, the vocabularies, the frozen tables of vectors and
-    the parts of the splits.
+    These are schema.toml, prep.toml, the statistics and their page, the vocabularies, the frozen tables of vectors, the
+    events of histories and the parts of the splits.
 
     Raises:
         OSError: A file cannot be read.
@@ -221,6 +230,9 @@ def _digest(name: str, content: object) -> FileDigest:
 def _names(folder: Location) -> list[str]:
     """Return the paths, relative to the directory, of all files that belong to the dataset, except `_SUCCESS`."""
     names = list(_FILES)
-    for subfolder in (VOCAB_DIR, VECTORS_DIR, RATES_DIR, *SPLITS):
+    for subfolder in (VOCAB_DIR, VECTORS_DIR, RATES_DIR, HISTORIES_DIR, *SPLITS):
         names += [f"{subfolder}/{name}" for name in names_in(folder / subfolder) if name.endswith(".parquet")]
+    for history in names_in(folder / HISTORIES_DIR):
+        subfolder = f"{HISTORIES_DIR}/{history}"
+        names += [f"{subfolder}/{name}" for name in names_in(folder / subfolder) if name.endswith(".npy")]
     return sorted(name for name in names if (folder / name).is_file())

@@ -49,7 +49,8 @@ def request_starts(
     The first row begins a request, and so does every row that differs from the row before in one of the features.
 
     Args:
-        ids: Shared single-valued features, each as an array with the id of every row.
+        ids: Shared single-valued features, each as an array with the id of every row, and the numbers that determine
+            shared histories.
         bags: Shared multi-valued features.
         dense: Shared dense features, and the numbers of shared vectors, each as an array of N values; two missing
             values (NaN) count as equal.

@@ -1,4 +1,4 @@
-"""Full check of a dataset directory: every digest, every row of the Parquet parts, every vocabulary and frozen table.
+"""Full check of a dataset directory: every digest, every row of the parts, every vocabulary, frozen table and event.
 
 A run checks only what it reads. `dataset_problems` reads all files, before a dataset is copied or published.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.data.dataset import DatasetDirectory, read_row_group
+from ple_rec.data.histories import HistoryEvents
 from ple_rec.data.vectors import FrozenTable
 from ple_rec.data.vocabulary_index import check_vocabulary
 from ple_rec.errors import DataError, PleRecError
@@ -20,9 +21,10 @@ def dataset_problems(path: Location) -> Iterator[PleRecError]:
     """Yield an error for each problem of a dataset directory that training or serving would refuse or misread.
 
     First, files are compared with their digests in `_SUCCESS`, if it has any. Then every vocabulary is checked as in
-    serving, and every row of every part (a Parquet file of a split) as in training. A file that differs from its digest
-    is not checked further. A row group gives one error at most. If the row groups of a split cannot be listed, none of
-    them is checked. If `_SUCCESS` or `schema.toml` cannot be used, that is the only error.
+    serving, and the events of every history and every row of every part (a Parquet file of a split) as in training. A
+    file that differs from its digest is not checked further. A row group gives one error at most. If the row groups of
+    a split cannot be listed, none of them is checked. If `_SUCCESS` or `schema.toml` cannot be used, that is the only
+    error.
 
     Raises:
         UserError: There is no such directory.
@@ -43,6 +45,8 @@ def dataset_problems(path: Location) -> Iterator[PleRecError]:
     for frozen in dataset.vector_tables.values():
         if str(frozen.file) not in changed_files:
             yield from _problem_of_frozen_table(frozen)
+    for events in dataset.history_events.values():
+        yield from _problem_of_events(events, changed_files)
     for split in SPLITS:
         yield from _problems_of_split(dataset, split, changed_files)
 
@@ -62,6 +66,14 @@ def _problem_of_frozen_table(table: FrozenTable) -> Iterator[PleRecError]:
         yield error
 
 
+def _problem_of_events(events: HistoryEvents, changed_files: set[str]) -> Iterator[PleRecError]:
+    try:
+        events.check()
+    except PleRecError as error:
+        if error.place not in changed_files:
+            yield error
+
+
 def _problems_of_split(dataset: DatasetDirectory, split: Split, changed_files: set[str]) -> Iterator[PleRecError]:
     selection = dataset.select(drop=(), tasks=())  # No names of tasks select all tasks.
     try:
@@ -76,5 +88,6 @@ def _problems_of_split(dataset: DatasetDirectory, split: Split, changed_files: s
         try:
             read_row_group(group, selection)
         except PleRecError as error:
-            if error.place not in changed_files:  # A frozen table has changed, which was reported above.
+            # A frozen table or a file of events that has changed was reported above.
+            if error.place not in changed_files:
                 yield error
