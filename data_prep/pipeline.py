@@ -5,10 +5,12 @@ It makes these passes, each of which uses the results of the passes before it:
     discover   list the raw files, read their footers and digests -> fingerprint; an existing dataset with it is reused
     fill in    compute day 1, edges and thresholds from the log   -> table `[found]` of the configuration
     rates      count by key and day, and join the rates to rows   -> `rates/`
+    histories  find the events before each row                    -> two offsets of each row
     survey     count the rows by split, part and day              -> row range of each part; an error if too many rows
                                                                      are bad, or a split has none
     count      count the raw values of each embedding table       -> `vocab/`, and `rates/` for values that may expire
     freeze     store the vectors of side tables once              -> `vectors/`
+    events     encode and sort the events of histories            -> `histories/`
     encode     replace raw values by ids, and write the parts     -> `train/`, `valid/`, `test/`
     describe   compute statistics of the parts                    -> `stats.json`, `stats.html`, `schema.toml`,
                                                                      `prep.toml`, `_SUCCESS`
@@ -53,6 +55,7 @@ from data_prep.engines.base import Engine, PartFile, Unit
 from data_prep.failures import EngineError
 from data_prep.first_day import find_day_1
 from data_prep.output.frozen_tables import write_frozen_tables
+from data_prep.output.histories import write_events
 from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
 from data_prep.output.rate_tables import write_counted_tables
@@ -64,7 +67,7 @@ from data_prep.progress import Progress
 from data_prep.sources.table import RawTables, refuse_changes
 from data_prep.stats.drift import Groups
 from data_prep.survey import RowRange, Survey, survey
-from data_prep.transforms import expression_scope, quantiles, rates, side_bags
+from data_prep.transforms import expression_scope, histories, quantiles, rates, side_bags
 from data_prep.transforms.arithmetic import date_text
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
 from data_prep.transforms.json_counts import JsonCount, count_json, warn_of_texts
@@ -77,7 +80,7 @@ from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
 from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
-from ple_rec.config.schema import RATES_DIR, VECTORS_DIR, VOCAB_DIR, VectorTable
+from ple_rec.config.schema import HISTORIES_DIR, RATES_DIR, VECTORS_DIR, VOCAB_DIR, VectorTable
 
 # Increase this version if a change of the code gives other parts, ids or normalisers for the same inputs.
 FORMAT_VERSION = 5
@@ -132,6 +135,8 @@ class Pipeline:
         json_counts: Counts of the texts that are read as JSON; empty before they are counted.
         frozen_tables: Frozen tables that have been written, by name of the vector feature.
         rate_counts: Tables in which the rates are counted, by name; empty before they are counted.
+        events: Events of each history with raw values, by its name; empty before they are computed.
+        event_counts: Number of stored events of each history, by its name; empty before they are written.
     """
 
     def __init__(
@@ -155,6 +160,8 @@ class Pipeline:
         self.json_counts: list[JsonCount] = []
         self.frozen_tables: dict[str, VectorTable] = {}
         self.rate_counts: Mapping[str, ir.Table] = {}
+        self.events: Mapping[str, ir.Table] = {}
+        self.event_counts: Mapping[str, int] = {}
 
     @property
     def resolved(self) -> Resolved:
@@ -231,6 +238,15 @@ class Pipeline:
         counted_tables = {**self.rate_counts, **counts_of_values}
         write_counted_tables(self.engine, counted_tables, self.stage.folder / RATES_DIR, self.fingerprint)
         self.frozen_tables = write_frozen_tables(frozen, self.stage.folder / VECTORS_DIR, self.fingerprint)
+        self.event_counts = write_events(
+            self.engine,
+            self.config,
+            self.events,
+            vocabularies.lookup_tables,
+            vocabularies.tables,
+            self.stage.folder / HISTORIES_DIR,
+            self.fingerprint,
+        )
         return counts, vocabularies, self._write_parts(counts, vocabularies, frozen)
 
     def _count_json(self) -> None:
@@ -261,7 +277,7 @@ class Pipeline:
         return (is_slow or reads_json) and column_count(self.config) * self.raw.log.rows <= MAX_KEPT_CELLS
 
     def _fill_in_from_log(self) -> None:
-        """Set `day_1`, join the rates, and compute edges and thresholds that the configuration leaves to the log."""
+        """Set `day_1`, join rates and histories, and compute edges and thresholds that are left to the log."""
         split = self.config.split
         if isinstance(split, DaySplit | HeldOutSplit):
             self.day_1 = find_day_1(self.engine, self.rows.joined(), self.resolved, is_complete=self.reads_every_row)
@@ -280,6 +296,8 @@ class Pipeline:
             self.rate_counts = counts.tables
             self._fill_in(**counts.dates())
             self._fill_in_quantiles()
+        if self.config.histories:
+            self.rows, self.events = histories.with_histories(self.rows, self.day_1, is_complete=self.reads_every_row)
 
     def _fill_in_quantiles(self) -> None:
         """Compute the unknown edges and thresholds that can be computed from the present columns of `rows`."""
@@ -391,7 +409,13 @@ class Pipeline:
         """Write the statistics, `prep.toml`, `schema.toml` and at last `_SUCCESS`, which marks a complete dataset."""
         folder = self.stage.folder
         schema = build_schema(
-            self.config, vocabularies.tables.values(), files, self.fingerprint, self.parent, self.frozen_tables
+            self.config,
+            vocabularies.tables.values(),
+            files,
+            self.fingerprint,
+            self.parent,
+            self.frozen_tables,
+            self.event_counts,
         )
         parts = {split: sorted((folder / split).glob("*.parquet")) for split in SPLITS}
         described = stats.compute(

@@ -33,12 +33,15 @@ from ple_rec.config.prep import ColumnType, PrepConfig
 from ple_rec.config.schema import (
     DatasetSchema,
     DenseFeature,
+    HistoryFeature,
+    HistoryItem,
     SparseFeature,
     SplitInfo,
     Table,
     Task,
     VectorFeature,
     VectorTable,
+    age_table,
 )
 
 
@@ -89,6 +92,7 @@ def build_schema(
     fingerprint: str,
     parent: Parent | None,
     frozen: Mapping[str, VectorTable] = MappingProxyType({}),
+    events: Mapping[str, int] = MappingProxyType({}),
 ) -> DatasetSchema:
     """Return the content of `schema.toml`.
 
@@ -99,7 +103,10 @@ def build_schema(
         fingerprint: Fingerprint of the dataset.
         parent: Dataset to which a day is appended, and whose ids the day keeps; None if no day is appended.
         frozen: Frozen tables by name of the vector feature.
+        events: Number of stored events of each history, by its name.
     """
+    table_names = {feature.name: feature.table_name for feature in config.sparse}
+    ages = (Table(name=age_table(each.name), rows=len(each.age_edges) + 2) for each in config.histories)
     spaces = space_columns(config)
     return DatasetSchema(
         version=1,
@@ -109,7 +116,7 @@ def build_schema(
         ancestors=() if parent is None else parent.lineage,
         day=date_of_training(config),
         ancestor_days=() if parent is None else parent.known_days,
-        tables=tuple(tables),
+        tables=(*tables, *ages),
         sparse=tuple(
             SparseFeature(
                 name=feature.name,
@@ -125,6 +132,16 @@ def build_schema(
                 name=vector.name, width=vector.width, normaliser=vector.normaliser, table=frozen.get(vector.name)
             )
             for vector in config.vectors
+        ),
+        histories=tuple(
+            HistoryFeature(
+                name=history.name,
+                items=tuple(HistoryItem(feature=item, table=table_names[item]) for item in history.items),
+                length=history.length,
+                age_edges=history.age_edges,
+                events=events[history.name],
+            )
+            for history in config.histories
         ),
         tasks=tuple(
             Task(name=task.name, kind=task.kind, label=label_column(task), space=spaces.get(task.name))

@@ -26,6 +26,7 @@ from data_prep.transforms.columns import (
     NO_GROUP,
     SUBGROUP_COLUMN,
     WEIGHT_COLUMN,
+    history_columns,
     label_column,
     space_columns,
     weights_column,
@@ -97,6 +98,7 @@ class SplitWriter:
         self.written: list[PartFile] = []
         self._unit_count = 0
         self._labels = {label_column(task) for task in config.tasks}
+        self._histories = set(history_columns(config))
         self._table_names = {feature.name: feature.table_name for feature in config.sparse}
         self._widths = {vector.name: vector.width for vector in config.vectors}
 
@@ -238,7 +240,7 @@ class SplitWriter:
     def _uses_dictionary(self, name: str, kind: pa.DataType) -> bool:
         if pa.types.is_nested(kind):
             return False
-        if name in self._labels:  # Labels are compressed better without a dictionary.
+        if name in self._labels or name in self._histories:  # They are compressed better without a dictionary.
             return False
         table = self._table_names.get(name)
         return name not in (GROUP_COLUMN, SUBGROUP_COLUMN) and (
@@ -254,7 +256,7 @@ class SplitWriter:
         names += [feature.name for feature in (*config.dense_features, *config.vectors)]
         for task in config.tasks:
             names += [label_column(task), spaces.get(task.name)]
-        names += [WEIGHT_COLUMN, GROUP_COLUMN, SUBGROUP_COLUMN, DAY_COLUMN, *config.carry]
+        names += [WEIGHT_COLUMN, GROUP_COLUMN, SUBGROUP_COLUMN, DAY_COLUMN, *config.carry, *history_columns(config)]
         chosen = [name for name in dict.fromkeys(names) if name is not None and name in types]
         return pa.schema([pa.field(name, _arrow_type(types[name], self._widths.get(name, -1))) for name in chosen])
 
@@ -274,7 +276,7 @@ def column_count(config: PrepConfig) -> int:
     bags = [(f.max_length or _BAG_LENGTH) * (1 if f.weights is None else 2) for f in config.sparse if f.bag]
     single = sum(not feature.bag for feature in config.sparse)
     numbers = len(config.dense_features) + sum(_stored_numbers(vector, config) for vector in config.vectors)
-    return 4 + single + sum(bags) + numbers + 2 * len(config.tasks) + len(config.carry)
+    return 4 + single + sum(bags) + numbers + 2 * len(config.tasks) + len(config.carry) + len(history_columns(config))
 
 
 def query_column_count(config: PrepConfig) -> int:

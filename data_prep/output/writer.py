@@ -2,7 +2,7 @@
 
     DIR/schema.toml  DIR/prep.toml  DIR/stats.json  DIR/stats.html  DIR/_SUCCESS
     DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/vectors/<feature>.parquet
-    DIR/rates/<table>.parquet
+    DIR/rates/<table>.parquet  DIR/histories/<history>.parquet  DIR/histories/<history>/<column>.npy
 
 The recipe of a dataset is all that determines its content, such as the configuration and the raw files. `_SUCCESS`
 holds the digest of the recipe, the fingerprint of the dataset, which each `part-*.parquet` repeats, and the digests of
@@ -28,6 +28,7 @@ import tomli_w
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.schema import (
+    HISTORIES_DIR,
     RATES_DIR,
     SCHEMA_FILE,
     STATS_FILE,
@@ -49,7 +50,10 @@ UPLOAD_FILE = "_UPLOAD"  # File that stands at an address while a dataset is upl
 PROBE_FILE = "_PROBE"  # File that is written and removed to check that a store permits writing.
 # Names of the files and folders of a dataset directory.
 DATASET_NAMES = frozenset(
-    (SCHEMA_FILE, STATS_FILE, STATS_PAGE, PREP_FILE, SUCCESS_FILE, VOCAB_DIR, VECTORS_DIR, RATES_DIR, *SPLITS)
+    (
+        *(SCHEMA_FILE, STATS_FILE, STATS_PAGE, PREP_FILE, SUCCESS_FILE),
+        *(VOCAB_DIR, VECTORS_DIR, RATES_DIR, HISTORIES_DIR, *SPLITS),
+    )
 )
 
 

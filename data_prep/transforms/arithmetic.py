@@ -137,6 +137,23 @@ def _civil(year: ir.IntegerValue, month: ir.IntegerValue, day: ir.IntegerValue) 
     return ibis.ifelse(in_calendar, number, ibis.null("int64")).cast("int64")
 
 
+def seconds_of_count(count: ir.IntegerValue, unit: str) -> ir.IntegerValue:
+    """Return the whole seconds since 1970-01-01 UTC of times that are counted as `LocalTime.count` is.
+
+    Args:
+        count: Times from 1970 on; days for dates, which stand for their midnight.
+        unit: Value of `time.unit`.
+    """
+    if unit == "date":
+        return count * _SECONDS_PER_DAY
+    return quotient(count, PER_SECOND.get(unit, 1))
+
+
+def units_of_seconds(seconds: int, unit: str) -> int:
+    """Return a duration in the unit of `LocalTime.count`; for dates, it is a whole number of days."""
+    return seconds // _SECONDS_PER_DAY if unit == "date" else seconds * PER_SECOND.get(unit, 1)
+
+
 class LocalTime:
     """Local day and hour of each row.
 

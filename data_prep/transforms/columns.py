@@ -7,6 +7,7 @@ log. A bag is a feature with a list of values per row.
 from __future__ import annotations
 
 from ple_rec.config.prep import PrepConfig, TaskSpec
+from ple_rec.config.schema import LOG_TIME, history_offsets
 
 DAY_COLUMN = "log_day"  # Days since 1970-01-01, as `DAY` below, but as int32 in the files of the dataset.
 GROUP_COLUMN = "group"
@@ -35,6 +36,12 @@ def space_columns(config: PrepConfig) -> dict[str, str]:
         if task.space is not None:
             column_by_condition.setdefault(task.space, f"space_{task.name}")
     return {task.name: column_by_condition[task.space] for task in config.tasks if task.space is not None}
+
+
+def history_columns(config: PrepConfig) -> list[str]:
+    """Return the names of the columns of histories: the time of the row, and two offsets of each history."""
+    offsets = [name for history in config.histories for name in history_offsets(history.name)]
+    return [LOG_TIME, *offsets] if offsets else []
 
 
 def weights_column(feature: str) -> str:

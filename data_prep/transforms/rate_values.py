@@ -44,15 +44,24 @@ def build_keys(builder: ColumnBuilder, table: CountedTable) -> dict[str, ir.Valu
     keys = {}
     first = next(iter(table.rates))
     for i, column in enumerate(key_columns(table)):
-        key = f"rates[{first}].key[{i}]"
-        value = builder.build(key)
-        if isinstance(value, ir.BooleanValue | ir.IntegerValue):
-            value = value.cast("int64")
-        elif not isinstance(value, ir.StringValue):
-            fix = "name a column" if value.type().is_null() else None
-            raise builder.resolved.wrong_type(key, value, "a key is an integer or text", "id", fix)
-        keys[column] = value
+        keys[column] = build_key(builder, f"rates[{first}].key[{i}]")
     return keys
+
+
+def build_key(builder: ColumnBuilder, key: str) -> ir.Value:
+    """Return the value of the expression at a key of the configuration, by which rows are counted, as int64 or text.
+
+    Raises:
+        UserError: The value is neither integer nor text.
+        DataError: The expression is the name of a column that is neither.
+    """
+    value = builder.build(key)
+    if isinstance(value, ir.BooleanValue | ir.IntegerValue):
+        return value.cast("int64")
+    if not isinstance(value, ir.StringValue):
+        fix = "name a column" if value.type().is_null() else None
+        raise builder.resolved.wrong_type(key, value, "a key is an integer or text", "id", fix)
+    return value
 
 
 def _count_value(resolved: Resolved, key: str, value: ir.Value, unit: float | None) -> ir.IntegerValue:

@@ -8,6 +8,7 @@ Ibis expressions, which the engine (DuckDB or Spark) computes when it reads them
     labels.py            labels, sample spaces, thresholds
     splits.py            splits and sampling
     rate_values.py       keys and values that rates are counted from
+    history_values.py    keys, events and times that histories are made from
     side_tables.py       side tables (such as one of users) joined to the log
     vectors.py           vectors, in the rows of the log or in frozen tables
 
@@ -51,6 +52,7 @@ from data_prep.transforms.expression_scope import (
     renamed_to_words,
 )
 from data_prep.transforms.features import add_dense, add_sparse
+from data_prep.transforms.history_values import add_history_columns, add_history_values
 from data_prep.transforms.labels import add_tasks
 from data_prep.transforms.rate_values import add_rate_values
 from data_prep.transforms.resolve import Resolved
@@ -103,7 +105,8 @@ class LogRows:
         log: Rows that are read instead of the log's files, such as a sample of those that fulfil `log.where`; None for
             the files.
         linked: Rows of the log joined with the side tables, but without bags; see `materialize_links`. They may have
-            the columns of rates, too (`rates.with_rates`). None if the tables are joined whenever rows are read.
+            the columns of rates (`rates.with_rates`) and of histories (`histories.with_histories`), too. None if the
+            tables are joined whenever rows are read.
     """
 
     engine: Engine
@@ -179,17 +182,25 @@ def rows_between(rows: ir.Table, first: int, last: int | None) -> ir.Table:
 
 
 def derive(
-    rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, split: bool = True, counts: bool = False
+    rows: ir.Table,
+    resolved: Resolved,
+    day_1: int | None = None,
+    *,
+    split: bool = True,
+    counts: bool = False,
+    histories: bool = False,
 ) -> Derived:
     """Derive every column of a dataset, with raw values instead of ids.
 
     Args:
         rows: Rows with the columns of the log, those of side tables as `side.column`, and `POSITION`. As long as they
-            lack rates, features and carried columns that read rates are left out.
+            lack rates, features and carried columns that read rates are left out. As long as they lack the offsets of
+            histories, so do the derived rows.
         resolved: Configuration with its expressions. A label whose threshold is not known yet is left out.
         day_1: Days from 1970-01-01 to day 1, from which a configuration counts days; None if it names dates only.
         split: False for rows to be predicted, which belong to no split.
         counts: True to add the keys and values that rates are counted from; see `rate_values.py`.
+        histories: True to add the keys, events and times that histories are made from; see `history_values.py`.
 
     Raises:
         UserError: An expression reads an unknown name, or has a type that its key does not accept.
@@ -220,11 +231,14 @@ def derive(
         _add_groups(builder)
     for name in filter(lambda name: builder.has_words(f"carry.{name}"), config.carry):
         builder.columns[name] = builder.build(f"carry.{name}")
+    add_history_columns(builder)
     if split:
         add_split(builder)
         add_sampling(builder)
     if counts:
         add_rate_values(builder)
+    if histories:
+        add_history_values(builder)
     return _with_reasons(builder)
 
 

@@ -17,6 +17,8 @@ from ple_rec.text.suggest import did_you_mean
 THRESHOLD = "threshold"  # Word by which the expression of a label reads its threshold.
 ROW_TIME = "time"  # Word for the time of the row, unless the log has a column of this name.
 TIME_WORDS = ("time.day", "time.hour", "time.weekday")
+# Keys of what is computed from earlier rows, so that it must not read what later rows decide.
+_OF_EARLIER_ROWS = ("rates[", "histories[")
 
 
 def expression_texts(config: PrepConfig) -> dict[str, str]:
@@ -48,6 +50,8 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
     for i, rate in enumerate(config.rates):
         texts |= {f"rates[{i}].key[{j}]": text for j, text in enumerate(rate.key)}
         texts[f"rates[{i}].of"] = rate.of
+    for i, history in enumerate(config.histories):
+        texts |= {f"histories[{i}].key": history.key, f"histories[{i}].where": history.where}
     for i, task in enumerate(config.tasks):
         if task.threshold is not None:
             texts[f"tasks[{i}].threshold.value"] = task.threshold.value
@@ -118,7 +122,7 @@ def _check_order(key: str, text: str, word: str, config: PrepConfig) -> None:
     """Check that the value of a word in an expression is computed before the expression.
 
     `log.where` and the join keys of side tables are computed first, then the time, then derived columns in their order,
-    then rates, which only features and carried columns may read.
+    then rates, which only features, carried columns and the conditions of histories may read, then histories.
 
     Raises:
         UserError: The word is computed later, or never.
@@ -133,8 +137,9 @@ def _check_order(key: str, text: str, word: str, config: PrepConfig) -> None:
 
     if is_rate_word(word, config):
         _check_rate_word(key, word, config, refuse)
-    elif key.startswith("rates[") and word == THRESHOLD and any(task.threshold is not None for task in config.tasks):
-        refuse("a threshold is a quantile of all training days, so a rate must not see it", "compare with a number")
+    elif key.startswith(_OF_EARLIER_ROWS) and word == THRESHOLD and any(task.threshold for task in config.tasks):
+        what = "rate" if key.startswith("rates[") else "history"
+        refuse(f"a threshold is a quantile of all training days, so a {what} must not see it", "compare with a number")
     elif lacks_time:
         refuse("words such as time.day need the section [time]", "add [time]")
     elif is_computed_first and table != "log":
@@ -161,8 +166,9 @@ def _check_rate_word(key: str, word: str, config: PrepConfig, refuse: Callable[[
     known = config.counted_tables[table].columns
     if column not in known:
         refuse(f"{table} has the columns {', '.join(known)}", did_you_mean(column, known) or "name one of them")
-    if not key.startswith(("sparse[", "dense[", "carry.")):
-        refuse("rates are counted after it is computed; only features and [carry] may read them", "leave it out")
+    if not key.startswith(("sparse[", "dense[", "carry.")) and not key.endswith("].where"):
+        readers = "features, [carry] and the conditions of histories"
+        refuse(f"rates are counted after it is computed; only {readers} may read them", "leave it out")
 
 
 def is_join_key(key: str, config: PrepConfig) -> bool:

@@ -16,12 +16,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ple_rec.config.base import Config, Name
+from ple_rec.config.base import Config, Name, NonNegativeInt, PositiveInt
+from ple_rec.config.prep_histories import HistorySpec
 from ple_rec.config.prep_rates import RateSpec
 
 RAW_FILE = "raw.json"
 ROWS = "rows"  # Name of the table that a query reads.
 POSITION = "__position"  # Integer column of that table with the number of a row, from 0.
+EVENT_KEY, EVENT_TIME = "key", "time"  # Columns of events, and of the query of a history.
 REASON = "__reason"  # Integer column of a result: number of the first rule that a row breaks, from 1; 0 for none.
 BASE_TYPES = ("int64", "float", "double", "string", "bool", "date", "timestamp", "timestamptz")
 _BASE = rf"({'|'.join(BASE_TYPES)}|decimal\(\d+, \d+\))"
@@ -83,7 +85,9 @@ class RawSide(Config):
         key_columns: Key columns of the side table, in that order.
         reads: Names of the raw columns that the statement reads; some may be columns of other side tables.
         columns: Columns of the side table that features or keys of other side tables read, without its name.
-        rates: Rates of the table if prep has counted it; empty for a side table of raw files.
+        rates: Rates of the table if prep has counted it; empty for any other table.
+        history: History whose events the table has; None for any other table. Such a table has no `columns` that
+            requests may have; `RawHistory` reads it.
     """
 
     name: Name
@@ -92,6 +96,34 @@ class RawSide(Config):
     reads: tuple[str, ...]
     columns: tuple[str, ...]
     rates: tuple[RateSpec, ...] = ()
+    history: HistorySpec | None = Field(None, exclude_if=lambda history: history is None)
+
+    @property
+    def is_from_dataset(self) -> bool:
+        """True if the table is read from a dataset instead of raw files."""
+        return bool(self.rates) or self.history is not None
+
+
+class RawHistory(Config):
+    """History that a request may leave to the server, which looks up the events of its key.
+
+    Times are counted in units: those of `time.unit` of `prep.toml`, days for dates, seconds for timestamps.
+
+    Args:
+        name: Name of the history, and of the side table with its events.
+        of: Owner of the history.
+        query: Query of the columns `EVENT_KEY` and `EVENT_TIME`, key and time of each row.
+        delay: Time right before a row whose events it does not see, in units, or in seconds for dates.
+        units_per_second: Number of units in a second; 1 for dates.
+        seconds_per_unit: Number of seconds in a unit if it is longer, as days are; else 1.
+    """
+
+    name: Name
+    of: Literal["user", "item"]
+    query: RawQuery
+    delay: NonNegativeInt
+    units_per_second: PositiveInt
+    seconds_per_unit: PositiveInt
 
 
 class RawForm(Config):
@@ -101,13 +133,15 @@ class RawForm(Config):
         columns: Raw columns of requests.
         user: Query of the user's features; None if there are none.
         item: Query of the items' features; None if there are none.
-        sides: Side tables whose columns features read.
+        sides: Side tables whose columns features read, and those with the events of histories.
+        histories: Histories of the model.
     """
 
     columns: tuple[RawColumn, ...]
     user: RawQuery | None = None
     item: RawQuery | None = None
     sides: tuple[RawSide, ...] = ()
+    histories: tuple[RawHistory, ...] = Field((), exclude_if=lambda histories: not histories)
 
     def describe(self, keys: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
         """Return descriptions of the raw columns that features read, `{"user": [...], "items": [...]}`, for JSON.
@@ -120,6 +154,11 @@ class RawForm(Config):
                 column.model_dump(mode="json", exclude={"of"})
                 for column in self.columns
                 if column.of == owner and (column.features or column.name in keys)
+            ]
+            + [
+                {"name": history.name, "type": "events", "features": [history.name], "required": False}
+                for history in self.histories
+                if history.of == owner
             ]
             for key, owner in (("user", "user"), ("items", "item"))
         }

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from ple_rec.config.base import Config, Name, Number
+from ple_rec.config.prep_histories import HistorySpec
 from ple_rec.config.prep_rates import RateSpec
 from ple_rec.config.raw_form import RawType
 
@@ -20,11 +21,12 @@ class SideValues(Config):
 
     Args:
         latest_day: Newest day of a dated side table, YYYY-MM-DD; None if the table is not dated or has no rows.
-        as_of: Local day, YYYY-MM-DD. The rates of a counted table are those that rows of this day have. None for any
-            other table.
+        as_of: Local day, YYYY-MM-DD. The rates of a counted table are those that rows of this day have; the events of a
+            history are before this day. None for any other table.
         utc_offset: Local time minus UTC, such as +08:00, of the day `as_of`.
         defaults: Values for keys that the table lacks, by column; the other columns are missing.
         rates: Rates of a counted table; empty for any other table.
+        history: History whose events the table has; None for any other table.
     """
 
     latest_day: str | None = None
@@ -32,6 +34,7 @@ class SideValues(Config):
     utc_offset: str = "+00:00"
     defaults: dict[str, Number] = Field({})
     rates: tuple[RateSpec, ...] = ()
+    history: HistorySpec | None = None
 
 
 class SideTableInfo(SideValues):

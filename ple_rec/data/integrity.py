@@ -43,6 +43,7 @@ from ple_rec.storage.arrow import open_ranges, translate_arrow_errors
 from ple_rec.storage.cache import local_copy
 
 _FILES = (SCHEMA_FILE, PREP_FILE, STATS_FILE, STATS_PAGE)
+_DATA_SUFFIXES = (".parquet", ".npy")
 _KEYS = {"recipe", "fingerprint", "files"}
 _FIX = f"copy the whole dataset directory again, or prepare it again with {Option.OVERWRITE}"
 # Number of threads that hash files at once, which is useful since hashing releases Python's global interpreter lock.
@@ -103,7 +104,7 @@ def digest_files(folder: Location) -> dict[str, dict[str, Any]]:
     """Return the digests of all files that belong to a dataset but `_SUCCESS`, as the object "files" of `_SUCCESS`.
 
     These are schema.toml, prep.toml, the statistics and their page, the vocabularies, the frozen tables of vectors, the
-    events of histories and the parts of the splits.
+    counts of rates, the events of histories and the parts of the splits.
 
     Raises:
         OSError: A file cannot be read.
@@ -230,9 +231,7 @@ def _digest(name: str, content: object) -> FileDigest:
 def _names(folder: Location) -> list[str]:
     """Return the paths, relative to the directory, of all files that belong to the dataset, except `_SUCCESS`."""
     names = list(_FILES)
-    for subfolder in (VOCAB_DIR, VECTORS_DIR, RATES_DIR, HISTORIES_DIR, *SPLITS):
-        names += [f"{subfolder}/{name}" for name in names_in(folder / subfolder) if name.endswith(".parquet")]
-    for history in names_in(folder / HISTORIES_DIR):
-        subfolder = f"{HISTORIES_DIR}/{history}"
-        names += [f"{subfolder}/{name}" for name in names_in(folder / subfolder) if name.endswith(".npy")]
+    arrays = [f"{HISTORIES_DIR}/{name}" for name in names_in(folder / HISTORIES_DIR) if not name.endswith(".parquet")]
+    for subfolder in (VOCAB_DIR, VECTORS_DIR, RATES_DIR, HISTORIES_DIR, *arrays, *SPLITS):
+        names += [f"{subfolder}/{name}" for name in names_in(folder / subfolder) if name.endswith(_DATA_SUFFIXES)]
     return sorted(name for name in names if (folder / name).is_file())

@@ -45,7 +45,13 @@ from ple_rec.inference.model_dir import find_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import local_version
 from ple_rec.inference.tables import ChangedRows, StoredTable, row_bytes, stored_chunks
-from ple_rec.inference.version_files import copy_descriptions, frozen_tables, table_shards, vocabularies
+from ple_rec.inference.version_files import (
+    copy_descriptions,
+    encoded_features,
+    frozen_tables,
+    table_shards,
+    vocabularies,
+)
 from ple_rec.inference.vocabulary_files import compare_values, read_values
 from ple_rec.storage import Location
 from ple_rec.training.context import EvaluationContext
@@ -142,7 +148,7 @@ class DeltaVersion:
             if is_new:
                 (folder / VECTORS_DIR).mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / name)
-        return Encoder(folder, context.selection.sparse, vocabularies=lookups)
+        return Encoder(folder, encoded_features(context), vocabularies=lookups)
 
     def write_tables(self) -> list[dict[str, Any]]:
         """Write the changed rows of each table, and return the entries of `model.json` about the tables.

@@ -35,7 +35,8 @@ import torch
 
 from ple_rec import __version__
 from ple_rec.config.fusion import FusionConfig
-from ple_rec.config.load import dump_toml, fingerprint
+from ple_rec.config.load import dump_toml, fingerprint, load_config
+from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.raw_form import RAW_FILE, RawForm
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import spelling_hint
@@ -44,10 +45,11 @@ from ple_rec.data.vocabulary_index import is_text
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.card import CARD_FILE, card_text
 from ple_rec.inference.delta_export import DeltaVersion
+from ple_rec.inference.examples import build_examples
 from ple_rec.inference.export_check import COMPARED_REQUESTS, ExportCheck, check_scores
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.fusion_lookup import dropped_fusion_warning, find_fusion
-from ple_rec.inference.held_out import RawHeldOutRows, build_examples, read_held_out
+from ple_rec.inference.held_out import RawHeldOutRows, read_held_out
 from ple_rec.inference.manifest import MODEL_FILE
 from ple_rec.inference.model_dir import VERSIONS, new_version
 from ple_rec.inference.program import check_onnx, write_program
@@ -133,13 +135,16 @@ def export(
         kinds = {task.name: task.kind for task in context.selection.tasks}
         if user_features is None:
             user_features = rows.constant_within_groups()
+        if options.user_features is None:
+            user_features = (*user_features, *_user_histories(context, folder, user_features))
         signature = build_signature(
-            context.unwrapped_model.widths_by_feature,
+            [name for name in context.unwrapped_model.widths_by_feature if name in encoder.features],
             encoder.features,
             context.selection.dense,
             kinds,
             user_features,
             _vector_inputs(context),
+            context.selection.histories,
         )
         sources = TableSources(options.source, str(context.dataset.path))
         raw_form = None
@@ -192,7 +197,7 @@ def export(
         published: list[PublishedTable] = []
         if raw_form is not None and read_side is not None:
             # They are published before the version, so that a server which loads it has its rates at once.
-            sides = [side for side in raw_form.sides if side.rates or side.name in options.tables]
+            sides = [side for side in raw_form.sides if side.is_from_dataset or side.name in options.tables]
             published = write_tables(model_dir, folder, raw_form, sides, sources, read_side, keep_newer=True)
         description["card"] = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -210,6 +215,11 @@ def export(
                 {"table": info.name, "as_of": info.as_of, "rows": info.rows, "bytes": info.bytes}
                 for info in (table.info for table in published)
                 if info.rates
+            ],
+            "events": [
+                {"table": info.name, "as_of": info.as_of, "rows": info.rows, "bytes": info.bytes}
+                for info in (table.info for table in published)
+                if info.history is not None
             ],
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {"split": rows.split, "rows": len(rows)}
@@ -287,6 +297,25 @@ def _user_features(
             Option.USER_FEATURES, f'got "{unknown[0]}"', rule, spelling_hint(unknown[0], names) or "name some of them"
         )
     return tuple(options.user_features)
+
+
+def _user_histories(context: EvaluationContext, folder: Path, user_features: Sequence[str]) -> list[str]:
+    """Return the names of the histories that belong to the user: all but those whose key is a feature of the items.
+
+    Rows of one group often have different histories, as their times differ, so they are not compared. But all items of
+    a request have its time, and the history of its user.
+
+    Args:
+        context: Opened run.
+        folder: Folder with the `prep.toml` of the dataset, if it has one.
+        user_features: Names of the other features that belong to the user.
+    """
+    histories = [history.name for history in context.selection.histories]
+    if not (folder / PREP_FILE).exists():
+        return histories
+    prep = load_config(PrepConfig, folder / PREP_FILE)
+    item_keys = {feature.source for feature in prep.sparse if feature.name not in user_features}
+    return [each.name for each in prep.histories if each.name in histories and each.key not in item_keys]
 
 
 def _fusion_text(fusion: FusionConfig, file: Location | None, options: ExportOptions, group: str | None) -> str:

@@ -21,7 +21,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.data.vector_lookup import VectorLookup
 from ple_rec.inference.request_error import RequestError, require_object
 from ple_rec.inference.signature import InputFeature
-from ple_rec.inference.value_types import NULL, VALUE_TYPES, FieldOf, Schema, check_types
+from ple_rec.inference.value_types import NULL, VALUE_TYPES, FieldOf, Schema, ValueType, check_types
 
 # Largest number of values that one bag may have.
 MAX_BAG = 1000
@@ -75,9 +74,31 @@ class FeatureIds:
         return FeatureIds(self.values_V[places_V], offsets_N, weights_V)
 
 
+@dataclass(frozen=True)
+class HistoryIds:
+    """Column of a history: lists of table rows, which have the same lengths.
+
+    Args:
+        columns: Lists of table rows by name, those of each item of an event and those of the ages.
+    """
+
+    columns: Mapping[str, FeatureIds]
+
+    @property
+    def offsets_N(self) -> NDArray[np.int64]:
+        """Index of the first event of each row, and at last the number of all events."""
+        offsets_N = next(iter(self.columns.values())).offsets_N
+        assert offsets_N is not None
+        return offsets_N
+
+    def take(self, index_N: NDArray[np.int64]) -> HistoryIds:
+        """Return a column of some of the rows, by their indices; an index may occur several times."""
+        return HistoryIds({name: ids.take(index_N) for name, ids in self.columns.items()})
+
+
 # Values of one feature in all rows. In the column of a dense feature (N,) and of a vector (N, width), NaN stands for a
 # missing value.
-Column = FeatureIds | NDArray[np.float32]
+Column = FeatureIds | HistoryIds | NDArray[np.float32]
 
 
 class FeatureParser(ABC):
@@ -106,25 +127,6 @@ class FeatureParser(ABC):
         Raises:
             RequestError: A value has the wrong type or size.
         """
-
-
-def make_parser(
-    feature: InputFeature, encoder: Encoder, vector_lookups: Mapping[str, VectorLookup] = MappingProxyType({})
-) -> FeatureParser:
-    """Return the parser of a feature.
-
-    Args:
-        feature: Input feature of the model.
-        encoder: Encoder that maps the raw values of sparse features to ids.
-        vector_lookups: Look-ups of vectors by key, by name of the feature.
-    """
-    if feature.dense:
-        return DenseParser(feature)
-    if feature.vector is not None:
-        return VectorParser(feature, feature.vector, vector_lookups.get(feature.name))
-    if feature.weighted:
-        return WeightedBagParser(feature, encoder)
-    return BagParser(feature, encoder) if feature.bag else IdParser(feature, encoder)
 
 
 class DenseParser(FeatureParser):
@@ -220,6 +222,22 @@ def check_vector_numbers(count: int, field: str) -> None:
         raise RequestError(field, None, rule, counted=f"{count:,} numbers up to here")
 
 
+def value_type(encoder: Encoder, name: str, kind: str) -> ValueType:
+    """Return the type of the raw values of a sparse feature.
+
+    Args:
+        encoder: Encoder of the feature.
+        name: Name of the feature.
+        kind: Kind of its raw values according to the signature.
+
+    Raises:
+        ValueError: The encoder expects values of another kind.
+    """
+    if (encoded := encoder.features[name].kind) != kind:
+        raise ValueError(f"{name} has the type {kind}, but its vocabulary has values of type {encoded}")
+    return VALUE_TYPES[encoded]
+
+
 class IdParser(FeatureParser):
     """Parser of a sparse feature that has a single value in each row.
 
@@ -233,11 +251,7 @@ class IdParser(FeatureParser):
 
     def __init__(self, feature: InputFeature, encoder: Encoder) -> None:
         super().__init__(feature)
-        if (kind := encoder.features[feature.name].kind) != feature.type:
-            raise ValueError(
-                f"{feature.name} has the type {feature.type}, but its vocabulary has values of type {kind}"
-            )
-        self._encoder, self._type = encoder, VALUE_TYPES[feature.type]
+        self._encoder, self._type = encoder, value_type(encoder, feature.name, feature.type)
 
     @property
     def schema(self) -> Schema:
@@ -333,7 +347,8 @@ def too_many_values(count: int, field: str) -> RequestError:
         field: Path of that bag in the request.
     """
     rule = (
-        f"the bags of a request have at most {MAX_VALUES:,} values; a bag in `user` counts once per item that gets it"
+        f"the bags of a request have at most {MAX_VALUES:,} values, and an event of a history is one value; a bag in "
+        "`user` counts once per item that gets it"
     )
     return RequestError(field, None, rule, counted=f"{count:,} values up to here")
 

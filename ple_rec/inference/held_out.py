@@ -1,6 +1,6 @@
 """Rows of a held-out split, against which an exported model is checked: as table rows, raw values and requests.
 
-`export` reads them by `read_held_out`; `build_examples` makes requests for the page of the server from them.
+`export` reads them by `read_held_out`; `build_examples` (`examples.py`) makes requests from them.
 
 A raw value is the value of a sparse feature in the logs and in requests. Its table row is the index of its embedding in
 the feature's table; the dataset stores this index instead of the raw value. Row 0 stands for missing values and, in
@@ -17,9 +17,10 @@ distinct table rows of one sparse feature. `offsets_N` has N + 1 entries.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -29,14 +30,15 @@ import torch
 from numpy.typing import NDArray
 
 from ple_rec.config.base import Split
-from ple_rec.config.schema import VOCAB_DIR
+from ple_rec.config.schema import VOCAB_DIR, age_table
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import DatasetDirectory, read_columns
 from ple_rec.data.encode import Encoder, RawFeature
 from ple_rec.inference.feature_parsing import FeatureIds
+from ple_rec.inference.history_parsing import AGE
 from ple_rec.inference.request import ScoreRequest
-from ple_rec.inference.signature import Signature
+from ple_rec.inference.signature import EventList, InputFeature, Signature
 from ple_rec.storage import Location
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.training.context import EvaluationContext
@@ -49,7 +51,7 @@ class HeldOutRows:
 
     Args:
         split: Name of the split.
-        ids: Table rows of each sparse feature, by its name.
+        ids: Table rows of each sparse feature and of each column of a history, by its name.
         dense: Numbers of each dense feature (N,) and of each vector (N, width), by its name; NaN stands for a missing
             number or vector.
         batch_rows: Number of rows of each batch that the trained model scored; the last batch may have fewer.
@@ -213,26 +215,20 @@ def _bag_keys(ids: FeatureIds) -> NDArray[Any]:
 
 
 class RawValues:
-    """Raw values of one sparse feature in the held-out rows.
+    """Raw values of one sparse feature, or of one column of a history, in the held-out rows.
 
     Args:
         ids: Table rows of the feature.
-        dataset: Directory of the dataset.
-        raw: Feature and the kind of its raw values.
-        encoder: Encoder of the export, which invents values for table rows that unknown values share.
+        read_values: Function that returns a raw value for each of some distinct table rows, in ascending order; None
+            for a row without a raw value.
     """
 
-    def __init__(self, ids: FeatureIds, dataset: Location, raw: RawFeature, encoder: Encoder) -> None:
+    def __init__(self, ids: FeatureIds, read_values: Callable[[NDArray[np.int32]], list[Any]]) -> None:
         rows_U, index_V = np.unique(ids.values_V, return_inverse=True)
         # The same bags, with an index of `_raw_U` in place of each table row.
         self._value_indices = replace(ids, values_V=index_V.astype(np.int32))
-        values = _read_raw_values(raw, dataset, rows_U)
-        # Unknown values share the table rows, other than row 0, for which the dataset has no raw value.
-        shared = [u for u, row in enumerate(rows_U.tolist()) if row and values[u] is None]
-        for u, value in zip(shared, encoder.example_values(raw.feature.name, rows_U[shared].tolist()), strict=True):
-            values[u] = value
         self._raw_U = np.empty(len(rows_U), object)
-        self._raw_U[:] = values
+        self._raw_U[:] = read_values(rows_U)
 
     def flat_values(self, rows_N: NDArray[np.int64]) -> NDArray[np.object_]:
         """Return the raw values of some held-out rows in one array, bag after bag.
@@ -283,17 +279,23 @@ class RawHeldOutRows:
         encoder: Encoder of the export, which invents values for table rows that unknown values share.
 
     Attributes:
+        values: Raw values of each sparse feature and of each column of a history, by its name.
         keyed: Names of the vector features whose values are keys of their frozen tables. A dated table has several
             vectors of a key, so vectors of such a table are lists.
     """
 
     def __init__(self, rows: HeldOutRows, signature: Signature, dataset: Location, encoder: Encoder) -> None:
-        self.rows, self._dense = rows, [each.name for each in signature.dense]
-        self.sparse = {
-            each.name: RawValues(rows.ids[each.name], dataset, encoder.features[each.name], encoder)
-            for each in signature.sparse
-        }
-        self._vectors = [each.name for each in signature.vectors]
+        self.rows, self._signature = rows, signature
+        features = {each.name: each.name for each in signature.sparse}
+        self.values: dict[str, RawValues] = {}
+        for history in signature.histories:
+            assert history.events is not None
+            features |= {f"{history.name}.{item.name}": item.name for item in history.events.items}
+            ages = age_table(history.name)
+            self.values[ages] = RawValues(rows.ids[ages], partial(_example_ages, history.events))
+        for column, feature in features.items():
+            read_values = partial(_raw_values, dataset, encoder, feature)
+            self.values[column] = RawValues(rows.ids[column], read_values)
         tables = DatasetDirectory(dataset).vector_tables if rows.frozen_rows else {}
         keyed = (each.name for each in signature.vectors if each.type != "number")
         self.keyed = tuple(name for name in keyed if (table := tables[name].feature.table) and not table.dated)
@@ -305,16 +307,44 @@ class RawHeldOutRows:
         Args:
             rows_N: Indices of the held-out rows.
         """
-        columns = {name: values.column(rows_N) for name, values in self.sparse.items()}
-        for name in self._dense:
-            columns[name] = [None if np.isnan(x) else x for x in self.rows.dense[name][rows_N].tolist()]
-        for name in self._vectors:
+        columns = {each.name: self.values[each.name].column(rows_N) for each in self._signature.sparse}
+        for each in self._signature.dense:
+            columns[each.name] = [None if np.isnan(x) else x for x in self.rows.dense[each.name][rows_N].tolist()]
+        for name in (each.name for each in self._signature.vectors):
             if name in self.keyed:
                 frozen_rows_N = self.rows.frozen_rows[name][rows_N]
                 columns[name] = self._keys[name].take(pa.array(frozen_rows_N - 1, mask=frozen_rows_N == 0)).to_pylist()
             else:
                 columns[name] = [None if np.isnan(x[0]) else x for x in self.rows.dense[name][rows_N].tolist()]
+        for each in self._signature.histories:
+            columns[each.name] = self._events(each, rows_N)
         return columns
+
+    def _events(self, history: InputFeature, rows_N: NDArray[np.int64]) -> list[list[dict[str, Any]]]:
+        """Return the events of a history in some held-out rows, a list for each row."""
+        assert history.events is not None
+        names = [*(item.name for item in history.events.items), AGE]
+        lists = [self.values[column.name].column(rows_N) for column in history.table_columns]
+        return [
+            [dict(zip(names, values, strict=True)) for values in zip(*row, strict=True)]
+            for row in zip(*lists, strict=True)
+        ]
+
+
+def _raw_values(dataset: Location, encoder: Encoder, feature: str, rows_U: NDArray[np.int32]) -> list[Any]:
+    """Return a raw value for each table row; unknown values are invented for rows that they share."""
+    values = _read_raw_values(encoder.features[feature], dataset, rows_U)
+    # Unknown values share the table rows, other than row 0, for which the dataset has no raw value.
+    shared = [u for u, row in enumerate(rows_U.tolist()) if row and values[u] is None]
+    for u, value in zip(shared, encoder.example_values(feature, rows_U[shared].tolist()), strict=True):
+        values[u] = value
+    return values
+
+
+def _example_ages(events: EventList, rows_U: NDArray[np.int32]) -> list[Any]:
+    """Return the smallest age of each bucket, so that the ages of a history do not grow, as its buckets do not."""
+    smallest = [0, *events.age_edges]
+    return [smallest[row - 1] for row in rows_U.tolist()]
 
 
 def _read_raw_values(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int32]) -> list[Any]:
@@ -337,70 +367,3 @@ def _read_raw_values(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int3
             values += batch.column("raw").take(pa.array(rows_U[begin:end] - first)).to_pylist()
             first += len(batch)
     return values + [None] * (len(rows_U) - len(values))
-
-
-# An example has the rows of one user. Users with `_MIN_ROWS` to `_MAX_ROWS` rows are taken. If there are none, the
-# users with the most rows are taken, and each of their examples has at most the first `_MAX_ROWS` rows.
-_MIN_ROWS, _MAX_ROWS = 5, 60
-# Number of rows of an example if rows cannot be assigned to users, as there are neither groups nor user features.
-_UNGROUPED_ROWS = 40
-
-
-def build_examples(raw: RawHeldOutRows, signature: Signature, max_examples: int) -> list[dict[str, Any]]:
-    """Return examples of requests for a ranking: a user of the split with the items that the user saw.
-
-    If rows cannot be assigned to users, an example is made of consecutive rows.
-
-    Args:
-        raw: Rows of the split.
-        signature: Inputs and tasks of the exported model.
-        max_examples: Maximum number of examples.
-
-    Returns:
-        Examples with `name`, `request` (a body of `/v1/rank`) and `labels`: for each item a mapping from each task's
-        name to the label, which is None outside of the task's sample space.
-    """
-    rows = raw.rows
-    has_users = rows.group_N is not None or bool(signature.inputs_of("user"))
-    lists = _rows_by_user(rows, signature) if has_users else _consecutive_rows(rows)
-    fitting = [rows_N for rows_N in lists if _MIN_ROWS <= len(rows_N) <= _MAX_ROWS]
-    candidates = fitting or sorted(lists, key=len, reverse=True)
-    examples = []
-    for n, candidate_N in enumerate(candidates[:max_examples], 1):
-        rows_N = candidate_N[:_MAX_ROWS]
-        columns = raw.columns(rows_N)
-        user = {each.name: columns[each.name][0] for each in signature.inputs_of("user")}
-        items = [{each.name: columns[each.name][i] for each in signature.inputs_of("item")} for i in range(len(rows_N))]
-        name = f"{rows.split} user {n}" if has_users else f"rows {rows_N[0]:,} to {rows_N[-1]:,}"
-        user_id = next((user[key] for key in ("user_id", "user") if user.get(key) is not None), None)
-        labels = [
-            {
-                task.name: float(rows.labels_NK[row, k]) if rows.in_space_NK[row, k] else None
-                for k, task in enumerate(signature.tasks)
-            }
-            for row in rows_N.tolist()
-        ]
-        title = name if user_id is None else f"user {user_id}"
-        examples.append({"name": title, "request": {"user": user, "items": items}, "labels": labels})
-    return examples
-
-
-def _rows_by_user(rows: HeldOutRows, signature: Signature) -> list[NDArray[np.int64]]:
-    """Return the indices of each user's rows, in the order in which the users appear.
-
-    A user is a group. In a dataset without groups, rows with equal user features belong to the same user.
-    """
-    if rows.group_N is not None:
-        cuts = np.flatnonzero(rows.group_N[1:] != rows.group_N[:-1]) + 1
-        spans = np.split(np.arange(len(rows.group_N)), cuts)
-        return [rows_N for rows_N in spans if len(rows_N) and rows.group_N[rows_N[0]] >= 0]
-    values = rows.comparison_keys()
-    lists: dict[tuple[Any, ...], list[int]] = {}
-    for row, user in enumerate(zip(*(values[each.name].tolist() for each in signature.inputs_of("user")), strict=True)):
-        lists.setdefault(user, []).append(row)
-    return [np.array(indices) for indices in lists.values()]
-
-
-def _consecutive_rows(rows: HeldOutRows) -> list[NDArray[np.int64]]:
-    """Return the indices of the rows in consecutive parts of `_UNGROUPED_ROWS` rows; the last part may have fewer."""
-    return np.split(np.arange(len(rows)), range(_UNGROUPED_ROWS, len(rows), _UNGROUPED_ROWS)) if len(rows) else []

@@ -27,7 +27,7 @@ from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.raw_form import RAW_FILE, RawColumn, RawForm
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import STATS_FILE
+from ple_rec.config.schema import STATS_FILE, DatasetSchema, HistoryFeature
 from ple_rec.config.side_table import SideTableInfo
 from ple_rec.errors import DataError
 from ple_rec.inference.arrays import VersionArrays
@@ -127,9 +127,11 @@ class Ranker:
         )
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         self.arrays = VersionArrays.read(version) if arrays is None else arrays
-        table_of = {feature.name: feature.table for feature in load_schema(version).sparse}
-        tables = {each.name: self.arrays.tables[table_of[each.name]] for each in self.signature.sparse}
-        self.table_rows = {name: table.rows for name, table in tables.items()}
+        schema = load_schema(version)
+        table_of = {feature.name: feature.table for feature in schema.sparse}
+        table_of |= {column.name: column.table for history in schema.histories for column in history.columns()}
+        tables = {name: self.arrays.tables[table_of[name]] for name in self.signature.table_columns}
+        self.table_rows = {each.name: tables[each.name].rows for each in self.signature.sparse}
         self._lookups = RequestLookups(
             self.signature,
             tables,
@@ -137,6 +139,7 @@ class Ranker:
             self._model.mean_features,
             self._model.shared_columns,
             self._model.vectors,
+            list(self._model.widths_by_feature),
         )
         self.factors = [*self.fusion.tasks, *([LENGTH_FACTOR] if self.fusion.length else [])]
         raw, encoder = version / RAW_FILE, self.arrays.encoder
@@ -321,6 +324,18 @@ def _read_json(file: Path) -> Any:
     return value
 
 
+def _read_histories(schema: DatasetSchema, signature: Signature) -> list[HistoryFeature]:
+    """Return the histories of a model, with the items that it reads."""
+    histories = {history.name: history for history in schema.histories}
+    read = []
+    for each in signature.histories:
+        assert each.events is not None
+        names = {item.name for item in each.events.items}
+        items = tuple(item for item in histories[each.name].items if item.feature in names)
+        read.append(histories[each.name].model_copy(update={"items": items}))
+    return read
+
+
 def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:
     """Return the model with the weights of the dense program.
 
@@ -329,14 +344,18 @@ def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecis
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
     vectors = {f.name: f for f in schema.vectors}
-    data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.inputs_of("user"))})
+    history_columns = [column for history in _read_histories(schema, signature) for column in history.columns()]
+    of_user = (each.name for each in signature.inputs_of("user"))
+    columns_of_user = (column.name for column in signature.table_columns.values() if column.of == "user")
+    names = tuple(dict.fromkeys([*of_user, *columns_of_user]))
+    data = config.data.model_copy(update={"request_features": names})
     # The program has no weights of a learned loss weighting, which only training uses.
     train = config.train.model_copy(update={"loss_weighting": "schedule"})
     model = build_model(
         config.model_copy(update={"data": data, "train": train}),
         tasks=[task.name for task in signature.tasks],
         losses=[],
-        sparse=[sparse[each.name] for each in signature.sparse],
+        sparse=[*(sparse[each.name] for each in signature.sparse), *history_columns],
         dense=[dense[each.name] for each in signature.dense],
         vectors=[vectors[each.name] for each in signature.vectors],
         table_rows=schema.table_rows(),

@@ -24,8 +24,8 @@ from ple_rec.inference.request_rows import MAX_ITEMS
 def check_requests(raw: RawHeldOutRows, read_score_request: Callable[[object], ModelRequest]) -> None:
     """Refuse an export that maps a raw value to another table row or number than the dataset.
 
-    Each distinct value of a sparse feature in the held-out rows is checked, and at least one number of each dense
-    feature that has one. Rows whose bags are too long for a request are left out.
+    Each distinct value of a sparse feature or of a column of a history in the held-out rows is checked, and at least
+    one number of each dense feature that has one. Rows whose bags are too long for a request are left out.
 
     Args:
         raw: Held-out rows as raw values.
@@ -36,7 +36,7 @@ def check_requests(raw: RawHeldOutRows, read_score_request: Callable[[object], M
     """
     for rows_N in split_into_requests(raw, _rows_with_every_value(raw, requestable_rows(raw))):
         request = read_score_request({"rows": raw.columns(rows_N)})
-        for name, values in raw.sparse.items():
+        for name, values in raw.values.items():
             _check_ids(name, values.flat_values(rows_N), raw.rows.ids[name].take(rows_N), request.ids[name])
         for name, x_N in request.dense.items():
             if not np.array_equal(raw.rows.dense[name][rows_N], x_N, equal_nan=True):
@@ -62,10 +62,10 @@ def _bag_sizes(raw: RawHeldOutRows) -> tuple[NDArray[np.int64], NDArray[np.int64
 def _rows_with_every_value(raw: RawHeldOutRows, fit_N: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the indices of rows that together have every value which the given rows have.
 
-    They have every distinct value of each sparse feature and a number of each dense feature. They also have every key
-    of a frozen table, and a vector of each vector feature.
+    They have every distinct value of each sparse feature and column of a history, and a number of each dense feature.
+    They also have every key of a frozen table, and a vector of each vector feature.
     """
-    first_rows = [values.first_rows(fit_N) for values in raw.sparse.values()]
+    first_rows = [values.first_rows(fit_N) for values in raw.values.values()]
     for name, x_N in raw.rows.dense.items():
         numbers_N = x_N[fit_N] if x_N.ndim == 1 else x_N[fit_N, 0]
         first_rows.append(fit_N[~np.isnan(numbers_N)][:1])

@@ -41,12 +41,13 @@ from ple_rec.inference.feature_parsing import (
     Column,
     FeatureIds,
     FeatureParser,
+    HistoryIds,
     IdParser,
     check_vector_numbers,
-    make_parser,
     object_schema,
     too_many_values,
 )
+from ple_rec.inference.parsers import make_parser
 from ple_rec.inference.raw_request import FeatureColumns, RawReader
 from ple_rec.inference.request_error import RequestError, require_object, shorten
 from ple_rec.inference.request_rows import Form, RequestRows, read_rows, rows_schema
@@ -66,7 +67,7 @@ class ModelRequest:
 
     Args:
         rows: Number of rows, N.
-        ids: Table rows of every sparse feature.
+        ids: Table rows of every sparse feature, and of every column of a history.
         dense: Numbers of every dense feature (N,) and of every vector (N, width), with NaN for missing ones.
         exponents: Exponents that replace those of the model, by factor.
         explain: True to return the factors of the score and the gate weights too.
@@ -286,7 +287,7 @@ class RequestReader:
     def _read_features(
         self, parse: Callable[[FeatureParser], Column], fields: Mapping[Owner, str]
     ) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
-        """Return the columns of all sparse features, and those of all dense features and vectors.
+        """Return the columns of all sparse features and histories, and those of all dense features and vectors.
 
         Args:
             parse: Function that returns the column of a parser's feature.
@@ -297,15 +298,18 @@ class RequestReader:
         values_in_bags = numbers_in_vectors = 0
         for name, parser in self._parsers.items():
             column = parse(parser)
-            if not isinstance(column, FeatureIds):
+            if isinstance(column, HistoryIds):
+                ids |= column.columns
+            elif isinstance(column, FeatureIds):
+                ids[name] = column
+            else:
                 dense[name] = column
                 if column.ndim > 1:
                     numbers_in_vectors += column.size
                     check_vector_numbers(numbers_in_vectors, f"{fields[parser.feature.of]}.{name}")
                 continue
-            ids[name] = column
             if column.offsets_N is not None:
-                values_in_bags += len(column.values_V)
+                values_in_bags += int(column.offsets_N[-1])
                 if values_in_bags > MAX_VALUES:
                     raise too_many_values(values_in_bags, f"{fields[parser.feature.of]}.{name}")
         return ids, dense
@@ -330,12 +334,12 @@ class RequestReader:
             column = self._parse_user(parser, user_value)
         index_N = np.zeros(items.count, np.int64)
         index_N[indices] = np.arange(1, len(indices) + 1)
-        if isinstance(column, FeatureIds) and column.offsets_N is not None:
-            # The bag of the user counts once for each item that gets it.
-            count = int(np.diff(column.offsets_N)[index_N].sum())
-            if count > MAX_VALUES:
-                raise too_many_values(count, f"user.{name}")
-        if isinstance(column, FeatureIds):
+        if isinstance(column, FeatureIds | HistoryIds):
+            if column.offsets_N is not None:
+                # The bag of the user counts once for each item that gets it.
+                count = int(np.diff(column.offsets_N)[index_N].sum())
+                if count > MAX_VALUES:
+                    raise too_many_values(count, f"user.{name}")
             return column.take(index_N)
         # A vector of the user counts once for each item that gets it.
         check_vector_numbers(items.count * column[0].size, f"user.{name}")

@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.request import ModelRequest, ScoreRequest
-from ple_rec.inference.signature import InputFeature, Owner, Signature
+from ple_rec.inference.signature import Owner, Signature, TableColumn
 from ple_rec.models.embeddings import quotient
 from ple_rec.modules.grouped import GroupedInputs, Inputs, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser
@@ -51,11 +51,13 @@ class RequestLookups:
 
     Args:
         signature: Signature of the model.
-        tables: Table of each sparse feature.
+        tables: Table of each sparse feature, and of each column of a history.
         normaliser: Normaliser of the dense features.
-        mean_bags: Names of the features whose bags are pooled by their mean instead of their sum.
+        mean_bags: Names of the features and columns whose bags are pooled by their mean instead of their sum.
         columns: Columns of x, with flags of those that belong to the user.
         vectors: Normaliser and projections of the vectors; None without vectors.
+        pooled: Names of the features and of the columns of histories whose pooled rows x has, in the order of x; None
+            for all of them in the order of the signature.
     """
 
     def __init__(
@@ -66,8 +68,11 @@ class RequestLookups:
         mean_bags: Collection[str],
         columns: SharedColumns,
         vectors: VectorInputs | None = None,
+        pooled: Sequence[str] | None = None,
     ) -> None:
         self._vectors = vectors
+        table_columns = signature.table_columns
+        self._pooled = [table_columns[name] for name in (table_columns if pooled is None else pooled)]
         self._signature, self._tables, self._normaliser = signature, tables, normaliser
         self._mean_bags, self._columns = mean_bags, columns
 
@@ -96,7 +101,7 @@ class RequestLookups:
 
     def _owner_columns(self, owner: Owner, requests: Sequence[ModelRequest]) -> Tensor:
         """Return the columns of the features of the user or of the items, (N, columns), in their order in x."""
-        parts = [self._pool_feature(feature, requests) for feature in self._signature.sparse if feature.of == owner]
+        parts = [self._pool_column(column, requests) for column in self._pooled if column.of == owner]
         dense = self._signature.dense
         indices = [i for i, feature in enumerate(dense) if feature.of == owner]
         # In a request for a ranking, the features of the user have one row.
@@ -114,21 +119,21 @@ class RequestLookups:
                 parts.append(self._vectors.project(i, torch.from_numpy(vectors_NW)))
         return torch.cat(parts, dim=1)
 
-    def _pool_feature(self, feature: InputFeature, requests: Sequence[ModelRequest]) -> Tensor:
-        """Return the table rows of a feature in all requests, (N, D): one for each value, or pooled for each bag."""
-        ids = [request.ids[feature.name] for request in requests]
-        table, values_V = self._tables[feature.name], torch.from_numpy(np.concatenate([each.values_V for each in ids]))
-        if not feature.bag:
+    def _pool_column(self, column: TableColumn, requests: Sequence[ModelRequest]) -> Tensor:
+        """Return the table rows of a column in all requests, (N, D): one for each value, or pooled for each bag."""
+        ids = [request.ids[column.name] for request in requests]
+        table, values_V = self._tables[column.name], torch.from_numpy(np.concatenate([each.values_V for each in ids]))
+        if not column.bag:
             return table.pool(values_V)
         lengths = [np.diff(each.offsets_N) for each in ids if each.offsets_N is not None]
         lengths_N = torch.from_numpy(np.concatenate(lengths))
         offsets = torch.zeros(len(lengths_N) + 1, dtype=torch.int32)
         torch.cumsum(lengths_N, 0, out=offsets[1:])
         weights_V = None
-        if feature.weighted:
+        if column.weighted:
             weights_V = torch.from_numpy(np.concatenate([each.weights_V for each in ids if each.weights_V is not None]))
         summed_ND = table.pool(values_V, offsets, weights_V)
-        if feature.name not in self._mean_bags:
+        if column.name not in self._mean_bags:
             return summed_ND
         totals_N = lengths_N.float()
         if weights_V is not None:

@@ -19,7 +19,7 @@ from torchrec.distributed.types import ShardedTensor
 
 from ple_rec.config.choices import TablePrecision, UsedPrecision
 from ple_rec.config.prep import PREP_FILE
-from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR
+from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR, SparseFeature
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.inference.arrays import TABLES
@@ -84,7 +84,7 @@ class WholeVersion:
         for name, file in frozen.items():
             shutil.copyfile(file, self._folder / name)
         # The encoder builds the indices of the vocabularies beside them, so that a server need not.
-        return Encoder(self._folder, self._context.selection.sparse)
+        return Encoder(self._folder, encoded_features(self._context))
 
     def write_tables(self) -> list[dict[str, Any]]:
         """Write a file for each table, and return the entries of `model.json` about them."""
@@ -132,6 +132,11 @@ def copy_descriptions(folder: Path, context: EvaluationContext) -> None:
     (folder / STATS_FILE).write_text(json.dumps({"columns": columns}, indent=1) + "\n", encoding="utf-8")
 
 
+def encoded_features(context: EvaluationContext) -> list[SparseFeature]:
+    """Return the sparse features of the run without the columns of histories, whose items are among them."""
+    return [*context.selection.single, *context.selection.bags]
+
+
 def vocabularies(context: EvaluationContext) -> dict[str, Path]:
     """Return the vocabulary of each table that has one, on this machine."""
     dataset, files = context.dataset, {}
@@ -155,7 +160,11 @@ def table_shards(context: EvaluationContext) -> dict[str, list[torch.Tensor]]:
     The run is loaded in one process, so all shards of a table are local.
     """
     weights: Iterator[tuple[str, Any]] = iter(context.model.state_dict().items())
-    return {key.split(".")[-2]: _row_shards(key, value) for key, value in weights if ".embedding_bags." in key}
+    # Tables of bags are in `embeddings.embedding_bags`, and tables whose rows are not pooled in `sequences.embeddings`.
+    places = (".embedding_bags.", "sequences.embeddings.")
+    return {
+        key.split(".")[-2]: _row_shards(key, value) for key, value in weights if any(place in key for place in places)
+    }
 
 
 def _row_shards(key: str, value: Any) -> list[torch.Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ple_rec.inference.held_out import build_examples
+from ple_rec.inference.examples import build_examples
 from ple_rec.inference.ranker import Ranker
 from tests.inference.feed import FIRST_USER
 from tests.inference.test_raw_rows import raw_rows

@@ -183,12 +183,22 @@ class RawRows(Protocol):
     Its tables have the position of each row in `POSITION`, dense features and vectors by their names, and for sparse
     features and id columns the name with a prefix: `RAW` for raw values, `WEIGHTS` for the weights of bags, `ID` for
     ids.
+
+    With histories, they also have the columns of a dataset's parts: `<name>_begin` and `<name>_end` of each history,
+    which are numbers of the events that `events` returns, and once the time of the row, `log_time`.
     """
 
     rows: int  # Number of rows.
 
     def batches(self, first: int) -> Generator[pa.Table]:
         """Yield tables of the rows from a position on."""
+
+    def events(self, history: str) -> pa.Table:
+        """Return the events of a history; this is called after `batches` has yielded its first table.
+
+        The table has `log_time`, the time of each event (int64, seconds since 1970-01-01 UTC), and the raw values of
+        each item under the name of its feature, with null for a missing value.
+        """
 
     def locate(self, position: int) -> str:
         """Return the file and line of a row, for messages; this may read the file up to the row."""

@@ -1,0 +1,179 @@
+"""Histories: the last events with the key of a row before its time. Events are stored once, and a row has two offsets.
+
+The events of a history are sorted by key, time and the raw values of their items, and numbered from 0 in this order.
+The history of a row is a range of these numbers, since the events of its key that are earlier than its time follow one
+another. It ends before the first event that is not early enough, and begins at most `length` events before its end.
+
+    log_events      rows of the log that are events: key, time, raw values of the items  -> `histories/` of the dataset
+    event_offsets   number of the first event of each row's history, and of the one after its last
+    with_histories  both for all histories of a configuration; the offsets are joined to the rows of the log
+
+Offsets are integers that one sort by key and time gives, so they do not depend on the engine, on threads or on the
+order of files. Times are compared in the resolution of `[time]` (seconds for timestamps). An event at the time of a row
+is not early enough, so the order of events with the same time has no influence on offsets.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import ibis
+import ibis.expr.types as ir
+
+from data_prep.engines.base import Engine
+from data_prep.sources.files import POSITION
+from data_prep.transforms.arithmetic import day_number, units_of_seconds
+from data_prep.transforms.columns import DAY, REASON
+from data_prep.transforms.history_values import ROW_COUNT_TIME, event_column, key_column, row_offsets
+from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.rows import LogRows, derive
+from ple_rec.config.prep import DaySplit, HeldOutSplit, HistorySpec
+
+logger = logging.getLogger(__name__)
+
+# Columns of events, which `item_column` adds to: the key (int64 or text), and the time in the resolution of `[time]`
+# (int64: units since 1970-01-01 UTC, seconds for a timestamp, days for a date).
+EVENT_KEY, EVENT_TIME = "key", "time"
+# Column: 1 in an event, 0 in a row whose history is wanted. At the same time, rows are sorted before events.
+_IS_EVENT = "__is_event"
+
+
+def item_column(feature: str) -> str:
+    """Return the name of the column of events with the raw value of an item, the value of a sparse feature."""
+    return f"item_{feature}"
+
+
+def with_histories(
+    rows: LogRows, day_1: int | None, *, is_complete: bool = True
+) -> tuple[LogRows, dict[str, ir.Table]]:
+    """Return the rows of a log with the offsets of all histories, and the events of each history by its name.
+
+    Both are computed here, once for all passes. The columns of the offsets are those of `row_offsets`; they are null in
+    a row without a key or without a time.
+
+    Args:
+        rows: Rows of the log, joined to the side tables and to the rates.
+        day_1: Days from 1970-01-01 to day 1 of the split; None if the split needs none.
+        is_complete: False if `rows` are a sample of the log, so that there is no warning of a history without events.
+
+    Raises:
+        UserError: A key or a condition has a wrong type.
+        DataError: The same, for an expression that is just the name of a column.
+    """
+    engine, resolved = rows.engine, rows.resolved
+    derived = engine.create_view(derive(rows.joined(), resolved, day_1, histories=True).table)
+    events, offsets = {}, {}
+    for i, history in enumerate(resolved.config.histories):
+        of_log = log_events(engine, derived, resolved, i, day_1)
+        events[history.name] = engine.materialize(f"events_{history.name}", of_log)
+        moments = row_moments(engine, derived, i)
+        offsets[history.name] = event_offsets(moments, events[history.name], history, resolved)
+        if is_complete:
+            _warn_if_empty(engine, events[history.name], i, resolved)
+    linked = rows.scan() if rows.linked is None else rows.linked
+    joined = engine.materialize("with_histories", join_offsets(linked, offsets))
+    return replace(rows, linked=joined), events
+
+
+def log_events(engine: Engine, derived: ir.Table, resolved: Resolved, i: int, day_1: int | None) -> ir.Table:
+    """Return the events of `histories[i]` in a log, in any order: `EVENT_KEY`, `EVENT_TIME` and `item_column` of each.
+
+    An event is a row of any split or of no split, until the last day that the split names, that fulfils the condition
+    of the history and has a key. Rows that `log.where` leaves out are no events, nor are bad rows that are dropped.
+
+    Args:
+        engine: Engine that computes the rows.
+        derived: View of the rows of `derive(..., histories=True)`.
+        resolved: Configuration with its expressions.
+        i: Index of the history.
+        day_1: Days from 1970-01-01 to day 1 of the split; None if the split needs none.
+    """
+    config = resolved.config
+    history = config.histories[i]
+    items = {item_column(name): f"raw__{name}" for name in history.items}
+    names = {EVENT_KEY: key_column(i), EVENT_TIME: ROW_COUNT_TIME} | items
+    columns = [*names.values(), event_column(i), DAY, REASON]
+    rows = engine.select_columns(derived, list(dict.fromkeys(columns)))
+    rows = rows.filter(rows[event_column(i)].fill_null(False), rows[key_column(i)].notnull(), rows[DAY].notnull())
+    if config.on_bad_row == "drop":
+        rows = rows.filter(rows[REASON] == 0)
+    if isinstance(config.split, DaySplit | HeldOutSplit):
+        rows = rows.filter(rows[DAY] <= max(day_number(day, day_1) for day in config.split.named_days()))
+    return rows.select(**{name: rows[column] for name, column in names.items()})
+
+
+def row_moments(engine: Engine, derived: ir.Table, i: int) -> ir.Table:
+    """Return `POSITION`, `EVENT_KEY` and `EVENT_TIME` of the rows that have a key of `histories[i]` and a time.
+
+    Args:
+        engine: Engine that computes the rows.
+        derived: View of the rows of `derive(..., histories=True)`.
+        i: Index of the history.
+    """
+    rows = engine.select_columns(derived, [POSITION, key_column(i), ROW_COUNT_TIME]).drop_null()
+    return rows.select(POSITION, **{EVENT_KEY: rows[key_column(i)], EVENT_TIME: rows[ROW_COUNT_TIME]})
+
+
+def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, resolved: Resolved) -> ir.Table:
+    """Return `POSITION` and the columns of `row_offsets` of rows whose key has an event; other rows have no history.
+
+    Offsets count all of `events`, sorted by key, time and items. Rows and events are sorted together by key and by the
+    time from which they count: an event counts in rows that are later than its time plus the delay. So the sum of
+    events up to a row is the number of events in its past.
+
+    Args:
+        moments: `POSITION`, `EVENT_KEY` and `EVENT_TIME` of rows, none of them null.
+        events: Events of the history; only `EVENT_KEY` and `EVENT_TIME` are read.
+        history: Configuration of the history.
+        resolved: Configuration with its expressions.
+    """
+    assert resolved.config.time is not None
+    delay = units_of_seconds(history.delay_seconds, resolved.config.time.unit)
+    wanted = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
+    visible = events.select(
+        **{POSITION: ibis.null("int64"), EVENT_KEY: events[EVENT_KEY]},
+        **{EVENT_TIME: events[EVENT_TIME] + delay, _IS_EVENT: ibis.literal(1, "int64")},
+    )
+    both = ibis.union(wanted, visible, distinct=False)
+    window = ibis.cumulative_window(group_by=EVENT_KEY, order_by=[EVENT_TIME, _IS_EVENT])
+    counted = both.mutate(before=both[_IS_EVENT].sum().over(window))
+    counted = counted.filter(counted[POSITION].notnull())
+    by_key = events.group_by(__key=events[EVENT_KEY]).aggregate(events=events.count())
+    sum_up_to = by_key["events"].sum().over(ibis.cumulative_window(order_by="__key"))
+    starts = by_key.select("__key", start=sum_up_to - by_key["events"])
+    joined = counted.join(starts, counted[EVENT_KEY] == starts["__key"])
+    start, end = joined["start"], joined["start"] + joined["before"]
+    begin_column, end_column = row_offsets(history.name).values()
+    begin = ibis.greatest(end - history.length, start)
+    return joined.select(POSITION, **{begin_column: begin.cast("int64"), end_column: end.cast("int64")})
+
+
+def join_offsets(rows: ir.Table, offsets: Mapping[str, ir.Table]) -> ir.Table:
+    """Return rows with the offsets of their histories, which are null in rows without any.
+
+    Args:
+        rows: Rows of the log with `POSITION`.
+        offsets: Results of `event_offsets` by name of the history.
+    """
+    names = list(rows.columns)
+    for history, table in offsets.items():
+        position = f"__position_{history}"
+        table = table.rename({position: POSITION})
+        rows = rows.left_join(table, rows[POSITION] == table[position])
+        names += row_offsets(history).values()
+    return rows.select(*names)
+
+
+def _warn_if_empty(engine: Engine, events: ir.Table, i: int, resolved: Resolved) -> None:
+    """Warn of a history without any event."""
+    if not engine.fetch(events.limit(1)).num_rows:
+        history = resolved.config.histories[i]
+        logger.warning(
+            "%s: histories[%d] (%s): no row of the log is an event, so the history is empty in all rows. Fix: correct "
+            "where and key, or remove the history",
+            resolved.place,
+            i,
+            history.name,
+        )

@@ -1,0 +1,61 @@
+"""Keys, events and times that histories are made from, as columns of the rows of a log."""
+
+from __future__ import annotations
+
+import ibis
+
+from data_prep.transforms.arithmetic import seconds_of_count
+from data_prep.transforms.expression_scope import ColumnBuilder, local_time
+from data_prep.transforms.rate_values import build_key
+from ple_rec.config.schema import LOG_TIME, history_offsets
+
+# Column: time of the row in the resolution of `[time]`: units since 1970-01-01 UTC, seconds for a timestamp, days for a
+# date. It is null outside the range of `[time]`.
+ROW_COUNT_TIME = "__history_time"
+# Prefixes of columns: `__history_key<i>` is the key of `histories[i]` in a row, and `__history_event<i>` is true if the
+# row is an event.
+_KEY, _EVENT = "__history_key", "__history_event"
+
+
+def key_column(i: int) -> str:
+    """Return the name of the column with the key of `histories[i]`, int64 or text."""
+    return f"{_KEY}{i}"
+
+
+def event_column(i: int) -> str:
+    """Return the name of the column that is true if a row fulfils the condition of the events of `histories[i]`."""
+    return f"{_EVENT}{i}"
+
+
+def row_offsets(history: str) -> dict[str, str]:
+    """Return, by column of the dataset, the column of the rows of a log that has the offset of a history."""
+    return {name: f"__{name}" for name in history_offsets(history)}
+
+
+def add_history_columns(builder: ColumnBuilder) -> None:
+    """Add the columns of histories that a dataset has: the time of the row, and the offsets once they are joined."""
+    if not builder.config.histories:
+        return
+    assert builder.config.time is not None
+    local = local_time(builder.values, builder.resolved)
+    count = ibis.cases((local.in_range, local.count))
+    builder.columns[LOG_TIME] = seconds_of_count(count, builder.config.time.unit)
+    for history in builder.config.histories:
+        for name, column in row_offsets(history.name).items():
+            if column in builder.rows.columns:
+                builder.columns[name] = builder.rows[column].fill_null(0)
+
+
+def add_history_values(builder: ColumnBuilder) -> None:
+    """Add the time, and the key and the condition of the events of each history.
+
+    Raises:
+        UserError: A key is neither integer nor text, or a condition is neither boolean nor numeric.
+        DataError: The same, for an expression that is just the name of a column.
+    """
+    local = local_time(builder.values, builder.resolved)
+    builder.columns[ROW_COUNT_TIME] = ibis.cases((local.in_range, local.count))
+    for i, history in enumerate(builder.config.histories):
+        builder.columns[key_column(i)] = build_key(builder, f"histories[{i}].key")
+        is_event = ibis.literal(True) if history.where is None else builder.boolean(f"histories[{i}].where")
+        builder.columns[event_column(i)] = is_event
