@@ -5,7 +5,7 @@ Equations are those of the PLE paper (Tang et al., 2020). Level, expert, gate, b
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, Tag, model_validator
 
@@ -52,6 +52,14 @@ class _Variant(Config):
         None, description='hidden layer sizes of the activation unit of history = "din"; default: 36'
     )
     tower: TowerConfig = Field(TowerConfig(), description="layers of the towers, equal for every task")
+
+    @model_validator(mode="after")
+    def _hidden_layers_are_those_of_attention(self) -> Self:
+        if self.history_hidden is not None and self.history != "din":
+            raise ValueError(
+                'history_hidden: only history = "din" has hidden layers. Set history = "din", or remove history_hidden'
+            )
+        return self
 
 
 class LevelConfig(Config):

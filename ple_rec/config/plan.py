@@ -37,8 +37,8 @@ _MAX_RANKS = 1 << 16  # A damaged file could name far more, and each rank takes 
 
 StepPart = Literal["host", "lookup", "communication", "dense", "gradients", "loader"]
 STEP_PARTS: tuple[StepPart, ...] = get_args(StepPart)
-# Collectives of a step for the tables of a sharding type: numbers of ids, lengths and ids; pooled rows and their
-# gradients, which table-row-wise tables exchange in two stages.
+# Collectives of a step for the tables of a sharding type: numbers of ids, lengths and ids; rows and their gradients,
+# which table-row-wise tables exchange in two stages.
 _COLLECTIVES: Mapping[Sharding, int] = {"table_wise": 5, "row_wise": 5, "column_wise": 5, "table_row_wise": 7}
 
 
@@ -109,6 +109,10 @@ class PlanFile(Config):
         problems = [f"table {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
         for table in self.tables:
             problems += table.problems(cluster)
+        cut = [table for table in self.tables if table.unpooled and table.sharding == "column_wise"]
+        if len({len(table.shards(cluster)) for table in cut}) > 1:
+            names = ", ".join(repr(table.table) for table in cut)
+            problems.append(f"tables {names}, unpooled and column_wise, have different numbers of shards")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -139,6 +143,7 @@ class PlanFile(Config):
             optimizer=self.optimizer,
             cluster=self.cluster,
             batch_size_per_rank=self.batch_size_per_rank,
+            unpooled=table.unpooled,
         )
 
     def memory_of_table(self, table: TablePlan) -> Memory:
@@ -163,8 +168,8 @@ class PlanFile(Config):
 
     @property
     def sharding_types(self) -> tuple[Sharding, ...]:
-        """Distinct sharding types of the tables."""
-        return tuple(sorted({table.sharding for table in self.tables}))
+        """Distinct sharding types of pooled tables, then those of unpooled tables, which are exchanged apart."""
+        return tuple(sharding for _, sharding in sorted({(table.unpooled, table.sharding) for table in self.tables}))
 
     @property
     def sharding_host_ms(self) -> float:

@@ -10,6 +10,8 @@ its host; the batch of a rank has B samples. F features read the table, with n i
                table- and column-wise  8 B W n + 4 B W F d
                row-wise                8 B n   + 4 B W F d
                table-row-wise          8 B W n / L + 4 B W F d
+               unpooled tables return a row for each id: table- and column-wise  8 B W n + 4 B W n d
+                                                         row-wise                8 B n   + 4 B n d
     cache      fused_uvm_caching with load factor c: c r d w of cached rows, and r (4 + 16 c) of bookkeeping
 
 On a GPU all of it lies in HBM (the GPU's memory), except that the UVM kernels (fused_uvm, fused_uvm_caching) keep
@@ -36,7 +38,7 @@ Dtype = Literal["fp32", "fp16"]
 
 BYTES_PER_VALUE: Mapping[Dtype, int] = {"fp32": 4, "fp16": 2}
 _STATE_BYTES_PER_VALUE: Mapping[TableOptimizer, int] = {"rowwise_adagrad": 0, "adagrad": 4, "sgd": 0, "adam": 8}
-_STATE_BYTES_PER_ROW, _BYTES_PER_ID, _BYTES_PER_POOLED_VALUE = 4, 8, 4
+_STATE_BYTES_PER_ROW, _BYTES_PER_ID, _BYTES_PER_OUTPUT_VALUE = 4, 8, 4
 _CACHE_BYTES_PER_ROW, _CACHE_BYTES_PER_CACHED_ROW = 4, 16
 
 
@@ -77,7 +79,7 @@ class Memory(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """Bytes of a batch's ids and pooled rows in both memories."""
+        """Bytes of a batch's ids and of the rows, pooled or not, that are returned, in both memories."""
         return self.hbm_batch + self.host_batch
 
 
@@ -93,6 +95,7 @@ def shard_memory(
     optimizer: TableOptimizer,
     cluster: Cluster,
     batch_size_per_rank: int,
+    unpooled: bool = False,
 ) -> Memory:
     """Return the memory of one shard by the formulas at the top of this module."""
     if rows == 0:
@@ -100,9 +103,9 @@ def shard_memory(
     world, ids, features = cluster.world_size, sum(ids_per_sample), len(ids_per_sample)
     # Batches of one rank whose ids reach the shard: those of all ranks, divided among the shards of rows.
     id_batches = {"row_wise": 1.0, "table_row_wise": world / cluster.ranks_per_host}.get(sharding, float(world))
-    batch = math.ceil(
-        _BYTES_PER_ID * batch_size_per_rank * id_batches * ids
-    ) + _BYTES_PER_POOLED_VALUE * batch_size_per_rank * world * (features * columns)
+    id_bytes = _BYTES_PER_ID * batch_size_per_rank * id_batches * ids
+    returned_rows = id_batches * ids if unpooled else world * features
+    batch = math.ceil(id_bytes) + math.ceil(_BYTES_PER_OUTPUT_VALUE * batch_size_per_rank * returned_rows * columns)
     weights = rows * columns * BYTES_PER_VALUE[dtype]
     row_state = _STATE_BYTES_PER_ROW * rows if optimizer == "rowwise_adagrad" else 0
     state = _STATE_BYTES_PER_VALUE[optimizer] * rows * columns
@@ -128,8 +131,8 @@ class Costs(Config):
 
     ids: NonNegativeFloat = Field(description="exchange of the ids")
     lookup: NonNegativeFloat = Field(description="look-up of the rows in forward")
-    output: NonNegativeFloat = Field(description="exchange of the pooled rows in forward")
-    gradient: NonNegativeFloat = Field(description="exchange of the pooled rows' gradients in backward")
+    output: NonNegativeFloat = Field(description="exchange of the rows, pooled or not, in forward")
+    gradient: NonNegativeFloat = Field(description="exchange of the gradients of these rows in backward")
     update: NonNegativeFloat = Field(description="backward and optimizer step of the rows")
     prefetch: NonNegativeFloat = Field(0.0, description="fetch of a cached table's rows from the host's memory")
 
@@ -173,6 +176,9 @@ class TablePlan(Config):
     sharding: Sharding
     kernel: Kernel
     cache_load_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    unpooled: bool = Field(
+        False, exclude_if=lambda unpooled: not unpooled, description="the row of each id is returned, not their sum"
+    )
     costs_ms: Costs = Field(description="costs of the costliest shard")
 
     @property
@@ -191,6 +197,8 @@ class TablePlan(Config):
             yield f"{where} has a shard on rank {highest_rank}; the cluster has {cluster.world_size} ranks"
         if self.kernel != "fused" and not cluster.cuda:
             yield f"{where}: kernel {self.kernel} on CPU hosts, which have only fused"
+        if self.unpooled and self.sharding == "table_row_wise":
+            yield f"{where}: unpooled and table_row_wise; TorchRec cannot shard it so"
         if (self.kernel == "fused_uvm_caching") != (self.cache_load_factor is not None):
             yield f"{where}: cache_load_factor is for kernel fused_uvm_caching, which needs it"
 

@@ -142,10 +142,10 @@ class QcommsConfig(Config):
     """Precision in which ranks exchange rows of tables and their gradients; weights and optimizer state keep theirs.
 
     With int8, values that are summed over ranks travel in fp16 in forward and bf16 in backward; these are the rows of
-    row_wise and table_row_wise tables.
+    row_wise and table_row_wise tables. So do the rows of tables that attention over histories reads.
     """
 
-    forward_precision: ExchangePrecision = Field("fp32", description="precision of the pooled rows")
+    forward_precision: ExchangePrecision = Field("fp32", description="precision of the rows")
     backward_precision: ExchangePrecision = Field(
         "fp32", description="precision of their gradients; fp16 rounds those below 6e-8 to 0, bf16 keeps their range"
     )

@@ -351,6 +351,10 @@ class DatasetSchema(Config):
         """Return the names of all features: sparse ones, dense ones, vectors, histories."""
         return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors, *self.histories)]
 
+    def history_by_column(self) -> dict[str, HistoryFeature]:
+        """Return the history of each list of table rows of which histories consist, by name of the list."""
+        return {column.name: history for history in self.histories for column in history.columns()}
+
     def table_rows(self) -> dict[str, int]:
         """Return the `allocated_rows` of each table by its name; every id of the table is smaller."""
         return {table.name: table.allocated_rows for table in self.tables}

@@ -237,7 +237,11 @@ class DatasetDirectory:
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
         """Return the mean number of ids per training sample, by feature name.
 
-        It is 1 for single-valued features. Bags whose mean length is not in `stats.json` are left out.
+        It is 1 for single-valued features. Bags whose mean length is not in `stats.json` are left out; a column of a
+        history then has the most events of the history.
+
+        Args:
+            features: Sparse features, and columns of histories.
 
         Raises:
             DataError: `stats.json` differs from its digest.
@@ -246,10 +250,12 @@ class DatasetDirectory:
             columns: Any = self._stats["columns"]
         except (OSError, ValueError, LookupError, TypeError):
             columns = {}
-        mean_ids = {}
+        histories = self.schema.history_by_column()
+        mean_ids = {name: float(histories[name].length) for feature in features if (name := feature.name) in histories}
         for feature in features:
+            column = histories[feature.name].name if feature.name in histories else feature.name
             try:
-                length = columns[feature.name]["train"]["mean_length"] if feature.bag else 1.0
+                length = columns[column]["train"]["mean_length"] if feature.bag else 1.0
             except (LookupError, TypeError):
                 continue
             if isinstance(length, int | float) and length > 0:

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchrec.distributed.planner import ParameterConstraints
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from ple_rec.config.cluster import GIB
 from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import Dtype, Memory, shard_memory
+from ple_rec.distributed.planning_inputs import is_unpooled
 from ple_rec.errors import UserError
 
 _BOTH = "HBM and host memory"
@@ -157,7 +158,7 @@ class LeastMemory:
     def __init__(
         self,
         empty_plan: PlanFile,
-        tables: Sequence[EmbeddingBagConfig],
+        tables: Sequence[BaseEmbeddingConfig],
         constraints: Mapping[str, ParameterConstraints],
         dtype_by_table: Mapping[str, Dtype],
     ) -> None:
@@ -208,7 +209,7 @@ class LeastMemory:
 
 
 def _layouts(
-    empty_plan: PlanFile, table: EmbeddingBagConfig, constraint: ParameterConstraints, dtype: Dtype
+    empty_plan: PlanFile, table: BaseEmbeddingConfig, constraint: ParameterConstraints, dtype: Dtype
 ) -> list[_Layout]:
     """Return the memory of a table in each layout that its constraints allow."""
     cluster, rows, dim = empty_plan.cluster, table.num_embeddings, table.embedding_dim
@@ -231,6 +232,7 @@ def _layouts(
                 optimizer=empty_plan.optimizer,
                 cluster=cluster,
                 batch_size_per_rank=empty_plan.batch_size_per_rank,
+                unpooled=is_unpooled(table),
             )
             # The rows of the largest shard are rounded up, so `shard_count` shards of its size may have more rows than
             # the table. `spare` is the share of these rows that the table does not have.

@@ -1,8 +1,9 @@
 """Layouts that the planner may choose for each embedding table, and the partitioner that puts shards on ranks.
 
 A layout is a sharding (how a table is cut into shards) and a kernel (in which memory the weights of the table lie). The
-planner (`planner.py`) passes `table_constraints` and `HostPartitioner` to TorchRec's planner; `TableSharder` is used
-both there and to shard the model.
+planner (`planner.py`) passes `table_constraints` and `HostPartitioner` to TorchRec's planner; `table_sharders` are used
+both there and to shard the model. The rows of an unpooled table are returned one by one, not summed; TorchRec has no
+table-row-wise sharding for it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import heapq
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.planner import ParameterConstraints
 from torchrec.distributed.planner.partitioners import GreedyPerfPartitioner, OrderedDeviceHardware, ShardingOptionGroup
 from torchrec.distributed.planner.types import DeviceHardware, ShardingOption, Topology
-from torchrec.distributed.types import CacheParams, ShardingType
+from torchrec.distributed.types import CacheParams, ModuleSharder, ShardingType
 
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan_table import Kernel, Sharding
@@ -60,6 +62,34 @@ class TableSharder(EmbeddingBagCollectionSharder):
         return types + sorted(self._extra_types - set(types))
 
 
+class UnpooledTableSharder(EmbeddingCollectionSharder):
+    """TorchRec's sharder of unpooled tables, restricted as `TableSharder` is. It has no table-row-wise sharding.
+
+    Args:
+        extra_types: Sharding types to allow in addition, as far as there are any for unpooled tables.
+        codecs: Codecs of the exchanges (`qcomms.qcomm_codecs`); the planner's cost model reads their widths.
+        prefetched: True if the rows of the next step are fetched into the GPU's caches during the current step.
+    """
+
+    def __init__(
+        self, extra_types: set[str], codecs: dict[str, Any] | None = None, *, prefetched: bool = False
+    ) -> None:
+        super().__init__({"prefetch_pipeline": True} if prefetched else None, qcomm_codecs_registry=codecs)
+        self._extra_types = extra_types
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Return the sharding types that the planner may choose from."""
+        types = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
+        return types + sorted(self._extra_types & {ShardingType.COLUMN_WISE.value})
+
+
+def table_sharders(
+    extra_types: set[str], codecs: dict[str, Any] | None = None, *, prefetched: bool = False
+) -> list[ModuleSharder[Any]]:
+    """Return the sharders of pooled and of unpooled tables, see `TableSharder`."""
+    return [sharder(extra_types, codecs, prefetched=prefetched) for sharder in (TableSharder, UnpooledTableSharder)]
+
+
 class SearchSpace(NamedTuple):
     """Layouts that the planner may try in addition to those that are always allowed. A larger space takes longer.
 
@@ -92,7 +122,13 @@ def search_spaces(cluster: Cluster) -> tuple[SearchSpace, ...]:
 
 
 def allowed_shardings(
-    config: EmbeddingsConfig, table: str, rows: int, cluster: Cluster, *, allows_row_wise: bool = True
+    config: EmbeddingsConfig,
+    table: str,
+    rows: int,
+    cluster: Cluster,
+    *,
+    allows_row_wise: bool = True,
+    unpooled: bool = False,
 ) -> tuple[Sharding, ...]:
     """Return the shardings that the planner may choose for a table.
 
@@ -103,18 +139,21 @@ def allowed_shardings(
        Row-wise is no default for a table with `hosts`, nor, if `allows_row_wise` is false, for one that can be
        table-row-wise. Table-row-wise is a default on several hosts, or for a table with `hosts`: on one host it would
        be row-wise with more exchanges. On one rank every table is whole, and table-wise needs the fewest transfers.
+       An unpooled table cannot be table-row-wise.
     3. Table-wise.
 
     A rank with an empty shard would take part in the table's exchanges for nothing. On such a rank, FBGEMM's CPU
     kernels may read beyond their tables, and the backward pass then fails with "more than 2B rows".
 
     Raises:
-        UserError: The sharding that the table forces leaves an empty shard; or the configuration sets row-wise for a
-            table with `hosts`.
+        UserError: The sharding that the table forces leaves an empty shard, or is table-row-wise for an unpooled table;
+            or the configuration sets row-wise for a table with `hosts`.
     """
     table_config = config.tables.get(table, TableConfig())
     place = f"embeddings.tables.{table}.sharding"
     if table_config.sharding is not None:
+        if unpooled and table_config.sharding == "table_row_wise":
+            raise _unpooled_error(place)
         _check_forced_sharding(place, table_config, table, rows, cluster)
         return (table_config.sharding,)
     default: tuple[Sharding, ...] = ("table_wise",) if cluster.world_size == 1 else ("table_wise", "row_wise")
@@ -123,6 +162,8 @@ def allowed_shardings(
     candidates = (config.sharding,) if config.sharding else default
     if config.sharding == "row_wise" and table_config.hosts is not None:
         raise _row_wise_hosts_error(table, table_config.hosts, f"embeddings.tables.{table}.hosts")
+    if unpooled:
+        candidates = tuple(s for s in candidates if s != "table_row_wise")
     fitting = tuple(s for s in candidates if not _leaves_empty_shard(s, rows, cluster))
     if table_config.hosts is not None or (not allows_row_wise and "table_row_wise" in fitting):
         fitting = tuple(s for s in fitting if s != "row_wise")
@@ -155,6 +196,8 @@ def table_constraints(
     ids_per_sample: tuple[float, ...],
     cluster: Cluster,
     space: SearchSpace,
+    *,
+    unpooled: bool = False,
 ) -> ParameterConstraints:
     """Return TorchRec's constraints for one table.
 
@@ -166,14 +209,20 @@ def table_constraints(
         ids_per_sample: Mean number of ids in a sample, for each feature that reads the table.
         cluster: Cluster for which the plan is made.
         space: Layouts that the planner may try.
+        unpooled: True for a table of an `EmbeddingCollection`.
 
     Raises:
         UserError: The configuration forces a layout that the cluster cannot have.
     """
     table_config = config.tables.get(table)
-    hosts = table_config.hosts if table_config is not None else None
+    # TorchRec needs column shards of one width for all tables of an `EmbeddingCollection`, so their width does not
+    # depend on the hosts of the table.
+    hosts = table_config.hosts if table_config is not None and not unpooled else None
+    shardings = allowed_shardings(
+        config, table, rows, cluster, allows_row_wise=space.allows_row_wise, unpooled=unpooled
+    )
     return ParameterConstraints(
-        sharding_types=list(allowed_shardings(config, table, rows, cluster, allows_row_wise=space.allows_row_wise)),
+        sharding_types=list(shardings),
         compute_kernels=list(allowed_kernels(config, table, cluster, uvm=space.uvm)),
         min_partition=_column_width(dim, cluster.ranks_per_host * len(hosts) if hosts else cluster.world_size),
         pooling_factors=list(ids_per_sample),
@@ -204,6 +253,15 @@ def _check_forced_sharding(place: str, table_config: TableConfig, table: str, ro
             "crash on such a rank, and GPUs exchange data with it for nothing",
             "remove the key, so that the planner chooses, or set table_wise",
         )
+
+
+def _unpooled_error(place: str) -> UserError:
+    return UserError(
+        place,
+        'got table_row_wise with model.history = "din"',
+        "attention needs the row of each event, and TorchRec has no table_row_wise sharding that returns single rows",
+        "remove the key, or set row_wise, table_wise or column_wise",
+    )
 
 
 def _row_wise_hosts_error(table: str, hosts: tuple[int, ...], place: str) -> UserError:

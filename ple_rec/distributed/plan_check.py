@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from torch import nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from ple_rec.config.plan import PlanFile, column_wise_remarks, reserved_memory
 from ple_rec.config.plan_table import TableOptimizer, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.distributed.capacity import gib
-from ple_rec.distributed.planning_inputs import PlanningInputs, dtype_of, embedding_collections
+from ple_rec.distributed.planning_inputs import PlanningInputs, all_tables, dtype_of, is_unpooled
 from ple_rec.errors import UserError
 
 # An error names at most this many differences.
@@ -78,7 +78,7 @@ def _differences(plan: PlanFile, module: nn.Module, inputs: PlanningInputs) -> I
     )
     if not same_ranks:
         yield f"planned for {before.describe()}, {before.world_size} rank(s); this run has {cluster.describe()}"
-    tables = [c for m in embedding_collections(module).values() for c in m.embedding_bag_configs()]
+    tables = all_tables(module)
     yield from table_differences(plan, tables, inputs.embeddings, inputs.optimizer, inputs.batch_size_per_rank)
     if same_ranks:
         yield from _too_large(plan, inputs)
@@ -86,7 +86,7 @@ def _differences(plan: PlanFile, module: nn.Module, inputs: PlanningInputs) -> I
 
 def check_tables(
     saved_plan: SavedPlan,
-    tables: Sequence[EmbeddingBagConfig],
+    tables: Sequence[BaseEmbeddingConfig],
     embeddings: EmbeddingsConfig,
     optimizer: TableOptimizer,
     batch_size_per_rank: int,
@@ -111,7 +111,7 @@ def check_tables(
 
 def table_differences(
     plan: PlanFile,
-    tables: Sequence[EmbeddingBagConfig],
+    tables: Sequence[BaseEmbeddingConfig],
     embeddings: EmbeddingsConfig,
     optimizer: TableOptimizer,
     batch_size_per_rank: int,
@@ -134,6 +134,9 @@ def table_differences(
         size = f"{config.num_embeddings:,} x {config.embedding_dim} {dtype_of(config)}"
         if was != size:
             yield f"table {name} was {was}, is {size}"
+        if table.unpooled != is_unpooled(config):
+            was, now = ("unpooled" if unpooled else "pooled" for unpooled in (table.unpooled, is_unpooled(config)))
+            yield f"table {name} was {was}, is {now} (model.history)"
         if len(config.feature_names) != len(table.ids_per_sample):
             yield f"table {name} was read by {len(table.ids_per_sample)} feature(s), now by {len(config.feature_names)}"
         yield from _broken_constraints(table, embeddings, plan)

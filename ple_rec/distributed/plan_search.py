@@ -27,8 +27,8 @@ from torchrec.distributed.planner.types import (
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import Dtype, shard_memory
-from ple_rec.distributed.layouts import HostPartitioner, ProposalCallback, TableSharder
-from ple_rec.distributed.planning_inputs import PlanningInputs, dtype_of, embedding_collections
+from ple_rec.distributed.layouts import HostPartitioner, ProposalCallback, table_sharders
+from ple_rec.distributed.planning_inputs import PlanningInputs, all_tables, dtype_of, is_unpooled
 from ple_rec.distributed.qcomms import qcomm_codecs
 from ple_rec.distributed.topology import torchrec_topology
 
@@ -47,7 +47,7 @@ def search_plan(
     """Search for the fastest plan that fits, by TorchRec's planner.
 
     Args:
-        module: Model whose embedding collection is on the meta device.
+        module: Model whose embedding collections are on the meta device.
         empty_plan: Plan without tables, which says how much memory tables may use.
         inputs: Cluster, batch and constraints to plan for.
         constraints: Layouts that each table may have, by table name.
@@ -58,7 +58,8 @@ def search_plan(
     """
     topology = torchrec_topology(inputs.cluster, empty_plan.allowed_hbm, empty_plan.allowed_host)
     constraint_dict = dict(constraints)
-    dtypes = {c.name: dtype_of(c) for m in embedding_collections(module).values() for c in m.embedding_bag_configs()}
+    tables = all_tables(module)
+    dtypes = {table.name: dtype_of(table) for table in tables}
     hosts = {name: config.hosts for name, config in inputs.embeddings.tables.items() if config.hosts is not None}
     enumerator = EmbeddingEnumerator(
         topology=topology,
@@ -86,10 +87,10 @@ def search_plan(
     sharding_types = {
         sharding for constraint in constraint_dict.values() for sharding in constraint.sharding_types or ()
     }
-    dims = [c.embedding_dim for m in embedding_collections(module).values() for c in m.embedding_bag_configs()]
+    dims = [table.embedding_dim for table in tables if not is_unpooled(table)]
     codecs = qcomm_codecs(inputs.embeddings.qcomms, inputs.batch_size_per_rank, dims, inputs.cluster.world_size)
     try:
-        planner.plan(module, [TableSharder(sharding_types, codecs)])
+        planner.plan(module, table_sharders(sharding_types, codecs))
     except PlannerError:
         return None
     # The return value of `planner.plan` has no estimates of time, but the private attribute has them.
@@ -137,5 +138,6 @@ class _ShardStorage(EmbeddingStorageEstimator):
                     optimizer=self._inputs.optimizer,
                     cluster=self._inputs.cluster,
                     batch_size_per_rank=self._inputs.batch_size_per_rank,
+                    unpooled=not option.is_pooled,
                 )
                 shard.storage = Storage(hbm=memory.hbm, ddr=memory.host, ssd=0)

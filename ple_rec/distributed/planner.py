@@ -22,7 +22,7 @@ from typing import Any
 
 from torch import nn
 from torchrec.distributed.planner.types import ParameterConstraints, Perf, ShardingOption
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from ple_rec.config.plan import PLAN_VERSION, PlanFile, reserved_memory
 from ple_rec.config.plan_table import Costs, placement_keys
@@ -35,7 +35,7 @@ from ple_rec.distributed.layouts import (
     table_constraints,
 )
 from ple_rec.distributed.plan_search import search_plan
-from ple_rec.distributed.planning_inputs import PlanningInputs, dtype_of, embedding_collections
+from ple_rec.distributed.planning_inputs import PlanningInputs, all_tables, dtype_of, embedding_collections, is_unpooled
 
 # For each parameter outside the tables, a rank stores five fp32 values of four bytes: the weight, the gradient, the
 # gradient's copy in the flat tensor of the all-reduce, and two moments of Adam.
@@ -53,7 +53,7 @@ class ModelSizes:
         dense_parameters: Lower bound of the number of parameters outside the tables.
     """
 
-    tables: Sequence[EmbeddingBagConfig]
+    tables: Sequence[BaseEmbeddingConfig]
     dense_parameters: int
 
 
@@ -67,7 +67,7 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
     """Make a plan, which gives every table of `module` a sharding, a kernel and ranks.
 
     Args:
-        module: Model whose embedding collection is on the meta device.
+        module: Model whose embedding collections are on the meta device.
         inputs: Cluster, batch and constraints to plan for.
         on_proposal: Function that is called during the search with the number of proposals tried so far, or None.
 
@@ -80,7 +80,7 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
         UserError: The configuration forces a layout that the cluster cannot have.
     """
     check_table_hosts(inputs.embeddings, inputs.cluster)
-    tables = [c for m in embedding_collections(module).values() for c in m.embedding_bag_configs()]
+    tables = all_tables(module)
     empty_plan = _plan_without_tables(inputs, dense_bytes(module))
     if not tables:
         return empty_plan
@@ -187,12 +187,19 @@ def _plan_without_tables(inputs: PlanningInputs, dense_bytes: int) -> PlanFile:
 
 
 def _constraints(
-    tables: Sequence[EmbeddingBagConfig], inputs: PlanningInputs, space: SearchSpace
+    tables: Sequence[BaseEmbeddingConfig], inputs: PlanningInputs, space: SearchSpace
 ) -> dict[str, ParameterConstraints]:
     """Return TorchRec's constraints by table name: the layouts that each table may have in a search space."""
     return {
         t.name: table_constraints(
-            inputs.embeddings, t.name, t.num_embeddings, t.embedding_dim, inputs.mean_ids(t), inputs.cluster, space
+            inputs.embeddings,
+            t.name,
+            t.num_embeddings,
+            t.embedding_dim,
+            inputs.mean_ids(t),
+            inputs.cluster,
+            space,
+            unpooled=is_unpooled(t),
         )
         for t in tables
     }
@@ -216,7 +223,7 @@ def _single_types(constraints: Mapping[str, ParameterConstraints]) -> list[dict[
 
 
 def _least_memory(
-    empty_plan: PlanFile, tables: Sequence[EmbeddingBagConfig], constraints: Mapping[str, ParameterConstraints]
+    empty_plan: PlanFile, tables: Sequence[BaseEmbeddingConfig], constraints: Mapping[str, ParameterConstraints]
 ) -> LeastMemory:
     """Return the least memory that the tables take under their constraints."""
     return LeastMemory(empty_plan, tables, constraints, {t.name: dtype_of(t) for t in tables})
@@ -224,7 +231,7 @@ def _least_memory(
 
 def _plan_from(
     empty_plan: PlanFile,
-    tables: Sequence[EmbeddingBagConfig],
+    tables: Sequence[BaseEmbeddingConfig],
     options: Mapping[str, ShardingOption],
     inputs: PlanningInputs,
 ) -> PlanFile:
@@ -243,7 +250,7 @@ def _plan_from(
     return plan
 
 
-def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, inputs: PlanningInputs) -> dict[str, Any]:
+def _table_plan(table: BaseEmbeddingConfig, option: ShardingOption, inputs: PlanningInputs) -> dict[str, Any]:
     """Return a table's entry in a plan; its costs are those of its slowest shard."""
     cached = option.compute_kernel == "fused_uvm_caching"
     ranks = tuple(shard.rank for shard in option.shards)
@@ -257,6 +264,7 @@ def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, inputs: Plann
         **placement_keys(option.sharding_type, ranks, inputs.cluster.ranks_per_host),
         "kernel": option.compute_kernel,
         "cache_load_factor": option.cache_load_factor if cached else None,
+        "unpooled": is_unpooled(table),
         "costs_ms": _costs(
             max((shard.perf for shard in option.shards), key=lambda perf: perf.total), inputs.cluster.world_size
         ),

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, DataType, EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan_table import Dtype, TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig
+
+# Collection of tables whose rows are pooled, or of unpooled tables, whose rows are returned one by one.
+AnyCollection = EmbeddingBagCollection | EmbeddingCollection
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class PlanningInputs:
     ids_per_sample: Mapping[str, float]
     frozen_bytes: int = 0
 
-    def mean_ids(self, table: EmbeddingBagConfig) -> tuple[float, ...]:
+    def mean_ids(self, table: BaseEmbeddingConfig) -> tuple[float, ...]:
         """Return the mean number of ids in a sample for each feature that reads the table.
 
         A number in the configuration of the table takes precedence over `ids_per_sample`.
@@ -44,11 +47,27 @@ class PlanningInputs:
         return tuple(configured or self.ids_per_sample.get(name, 1.0) or 1.0 for name in table.feature_names)
 
 
-def embedding_collections(module: nn.Module) -> dict[str, EmbeddingBagCollection]:
+def embedding_collections(module: nn.Module) -> dict[str, AnyCollection]:
     """Return the unsharded embedding collections in `module`, by dotted name."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, EmbeddingBagCollection)}
+    return {name: m for name, m in module.named_modules() if isinstance(m, AnyCollection)}
 
 
-def dtype_of(table: EmbeddingBagConfig) -> Dtype:
+def collection_tables(collection: AnyCollection) -> list[BaseEmbeddingConfig]:
+    """Return the configurations of the tables of a collection."""
+    bags = isinstance(collection, EmbeddingBagCollection)
+    return [*(collection.embedding_bag_configs() if bags else collection.embedding_configs())]
+
+
+def all_tables(module: nn.Module) -> list[BaseEmbeddingConfig]:
+    """Return the configurations of the tables of all unsharded embedding collections in `module`."""
+    return [table for collection in embedding_collections(module).values() for table in collection_tables(collection)]
+
+
+def is_unpooled(table: BaseEmbeddingConfig) -> bool:
+    """Return True for a table of an `EmbeddingCollection`, which returns the row of each id."""
+    return isinstance(table, EmbeddingConfig)
+
+
+def dtype_of(table: BaseEmbeddingConfig) -> Dtype:
     """Return the type of a table's values."""
     return "fp16" if table.data_type == DataType.FP16 else "fp32"

@@ -1,6 +1,6 @@
 """Codecs for the values that ranks exchange for their embedding tables: TorchRec's quantised communication (`qcomms`).
 
-A rank sends its pooled rows to the others in the forward pass and receives their gradients in the backward pass. A
+A rank sends rows, pooled or not, to the others in the forward pass and receives their gradients in the backward pass. A
 codec encodes fp32 values in fewer bytes for the exchange. Weights and optimizer state keep their type.
 """
 
@@ -19,8 +19,9 @@ from ple_rec.errors import UserError
 # Number of values that share a scale in FBGEMM's int8 codec.
 _INT8_ROW = 32
 # A collective that sums over ranks cannot add int8 values with different scales. In such sums TorchRec itself replaces
-# fp8 by these types, but lets int8 fail.
-_PRECISION_OF_SUMS: dict[str, ExchangePrecision] = {"forward": "fp16", "backward": "bf16"}
+# fp8 by these types, but lets int8 fail. Unpooled rows are exchanged in these types, too, since their number differs
+# from batch to batch, so that their values do not fill whole rows of the int8 codec.
+_PRECISION_WITHOUT_INT8: dict[str, ExchangePrecision] = {"forward": "fp16", "backward": "bf16"}
 
 
 def qcomm_codecs(
@@ -33,7 +34,7 @@ def qcomm_codecs(
     Args:
         config: Precision of the exchanges of the run.
         batch_size_per_rank: Number of samples per rank and step, B.
-        dims: Number of columns of each table.
+        dims: Number of columns of each table whose rows are pooled.
         world_size: Number of ranks, W.
 
     Raises:
@@ -51,13 +52,14 @@ def qcomm_codecs(
             f"the codec needs whole rows of {_INT8_ROW} values, so the batch size must be a multiple of {multiple}",
             f"set train.batch_size_per_rank to a multiple of {multiple}, or use fp16 or bf16",
         )
-    summed = {
-        "forward": _PRECISION_OF_SUMS["forward"] if forward == "int8" else forward,
-        "backward": _PRECISION_OF_SUMS["backward"] if backward == "int8" else backward,
-    }
+    without_int8 = _codecs(
+        _PRECISION_WITHOUT_INT8["forward"] if forward == "int8" else forward,
+        _PRECISION_WITHOUT_INT8["backward"] if backward == "int8" else backward,
+    )
     return {
         CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL.name: _codecs(forward, backward),
-        CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER.name: _codecs(summed["forward"], summed["backward"]),
+        CommOp.POOLED_EMBEDDINGS_REDUCE_SCATTER.name: without_int8,
+        CommOp.SEQUENCE_EMBEDDINGS_ALL_TO_ALL.name: without_int8,
     }
 
 

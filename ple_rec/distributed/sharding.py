@@ -33,10 +33,10 @@ from ple_rec.config.plan_table import TablePlan
 from ple_rec.config.run import QcommsConfig
 from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
 from ple_rec.distributed.gradients import broadcast_parameters
-from ple_rec.distributed.layouts import TableSharder
+from ple_rec.distributed.layouts import table_sharders
 from ple_rec.distributed.plan_check import SavedPlan, fitting_plan
 from ple_rec.distributed.planner import make_plan
-from ple_rec.distributed.planning_inputs import PlanningInputs, embedding_collections
+from ple_rec.distributed.planning_inputs import PlanningInputs, collection_tables, embedding_collections
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.qcomms import qcomm_codecs
 from ple_rec.distributed.table_init import initial_bound, uniform_rows_
@@ -50,7 +50,7 @@ def agreed_plan(module: nn.Module, inputs: PlanningInputs, saved_plan: SavedPlan
     Rank 0 decides, so `inputs` and `saved_plan` of the other ranks are ignored.
 
     Args:
-        module: Model with the embedding collection that is to be sharded.
+        module: Model with the embedding collections that are to be sharded.
         inputs: Cluster, batch and constraints to plan for.
         saved_plan: Plan that was read from a file; None if there is none.
 
@@ -74,7 +74,7 @@ def sharding_plan(module: nn.Module, plan: PlanFile) -> ShardingPlan:
     plan_by_path: dict[str, EmbeddingModuleShardingPlan] = {}
     for path, collection in embedding_collections(module).items():
         plan_by_path[path] = EmbeddingModuleShardingPlan()
-        for table in collection.embedding_bag_configs():
+        for table in collection_tables(collection):
             plan_by_path[path][table.name] = _parameter_sharding(tables[table.name], plan.cluster)
     return ShardingPlan(plan_by_path)
 
@@ -112,7 +112,7 @@ def shard(
     """Return the model with tables sharded by the plan and initialised from the seed, and equal dense layers.
 
     Args:
-        module: Model whose embedding collection is on the meta device and has its optimizer attached.
+        module: Model whose embedding collections are on the meta device and have their optimizer attached.
         plan: Plan of the tables for these ranks.
         ranks: This process among the ranks of the run.
         init_scale: Scale of the initial rows; see `table_init.initial_bound`.
@@ -124,13 +124,14 @@ def shard(
         UserError: The exchange precision is int8, and the batch size per rank is not a multiple that its codec needs.
     """
     rows = {table.table: table.rows for table in plan.tables}
-    codecs = qcomm_codecs(qcomms, plan.batch_size_per_rank, [table.dim for table in plan.tables], ranks.world_size)
+    dims = [table.dim for table in plan.tables if not table.unpooled]
+    codecs = qcomm_codecs(qcomms, plan.batch_size_per_rank, dims, ranks.world_size)
     with _SkipUniform():
         model = DistributedModelParallel(
             module,
             device=ranks.device,
             plan=sharding_plan(module, plan),
-            sharders=[TableSharder({table.sharding for table in plan.tables}, codecs, prefetched=prefetched)],
+            sharders=table_sharders({table.sharding for table in plan.tables}, codecs, prefetched=prefetched),
             # `Optimizers` averages the gradients of the dense layers, without DistributedDataParallel.
             init_data_parallel=False,
         )
@@ -169,7 +170,10 @@ def shards_of_state(state: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tenso
 
 
 def table_of_key(key: str) -> str:
-    """Return the name of the table of a parameter, such as `user` for `embeddings.embedding_bags.user.weight`."""
+    """Return the name of the table of a parameter, such as `user` for `embeddings.embedding_bags.user.weight`.
+
+    The keys of unpooled tables are such as `sequences.embeddings.user.weight`.
+    """
     return key.split(".")[-2]
 
 

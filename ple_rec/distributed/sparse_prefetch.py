@@ -1,7 +1,7 @@
 """Exchange of the ids of the next batch between ranks, while the model still computes the current batch.
 
 Embedding tables are sharded: each row lies on one rank, so every rank sends its ids to the ranks that hold their rows.
-The forward pass of TorchRec's `ShardedEmbeddingBagCollection` does this in
+The forward pass of TorchRec's `ShardedEmbeddingBagCollection`, and of `ShardedEmbeddingCollection`, does this in
 
     compute_and_output_dist(context, input_dist(context, ids).wait().wait())
 
@@ -11,6 +11,9 @@ It alone reads the weights, so all calls before it can run one step early, befor
 `Exchange` makes these calls one by one. TorchRec's `TrainPipelineSparseDist` does the same, but it finds the ids by
 tracing the model with torch.fx. The models of this project have control flow that depends on the batch, which torch.fx
 cannot trace.
+
+A model has up to two sharded collections, one of pooled and one of unpooled tables. Each step of an exchange is done
+for one after the other, in the order of the model, so that all ranks call the collectives in the same order.
 
 If a table lies in the host's memory, the GPU has a cache of its rows. The prefetch copies the rows of the next batch
 into this cache.
@@ -22,12 +25,13 @@ too early.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -78,23 +82,63 @@ def wait_for_stream(stream: torch.cuda.Stream | None, *tensors: Any) -> None:
         tensor.record_stream(current)
 
 
-def sharded_collection(model: DistributedModelParallel) -> Any | None:
-    """Return the sharded collection that holds the embedding tables of a model; None if the model has none."""
-    sharded_collections = [module for module in model.modules() if isinstance(module, ShardedEmbeddingBagCollection)]
-    assert len(sharded_collections) <= 1  # All tables of a model are in one collection.
-    return sharded_collections[0] if sharded_collections else None
+def sharded_collections(model: DistributedModelParallel) -> list[Any]:
+    """Return the sharded collections that hold the embedding tables of a model, in the order of its modules."""
+    kinds = (ShardedEmbeddingBagCollection, ShardedEmbeddingCollection)
+    return [module for module in model.modules() if isinstance(module, kinds)]
 
 
 class Exchange:
     """Exchange of the ids of one batch: each rank sends its ids to the ranks that hold their rows.
 
-    The constructor starts to exchange the counts. Call `send` next, then `prefetch` if tables have a cache, and run the
-    forward pass of the batch in the block of `replaced_forward`. All ranks must make the same calls, since these are
-    collectives.
+    It has a part for each sharded collection of the model. The constructor starts to exchange the counts. Call `send`
+    next, then `prefetch` if tables have a cache, and run the forward pass of the batch in the block of
+    `replaced_forward`. All ranks must make the same calls, since these are collectives.
 
     Args:
-        collection: Sharded collection with the tables of the model.
+        collections: Sharded collections with the tables of the model, in the same order on all ranks.
         ids: Ids of this rank's batch. The stream `streams.copy` may still be copying them to the device.
+        streams: CUDA streams of the rank.
+    """
+
+    def __init__(self, collections: Sequence[Any], ids: KeyedJaggedTensor, streams: CudaStreams) -> None:
+        self._parts = [_CollectionExchange(collection, ids, streams) for collection in collections]
+        # True if `prefetch` has been called.
+        self.is_prefetched = False
+
+    def send(self) -> None:
+        """Wait for the counts of ids, and start to send the ids. On a GPU, the host blocks until the counts arrive."""
+        for part in self._parts:
+            part.send()
+
+    def prefetch(self) -> None:
+        """Copy the rows of the batch that are not yet in the GPU's cache from the host's memory into it.
+
+        Call this method after `send`, at most once.
+        """
+        for part in self._parts:
+            part.prefetch()
+        self.is_prefetched = True
+
+    @contextmanager
+    def replaced_forward(self) -> Iterator[None]:
+        """Return a context in which the sharded collections take their ids from this exchange, for one forward pass.
+
+        In the block, the collections ignore the ids that the model passes to them, so the model must be run on the
+        batch of this exchange.
+        """
+        with ExitStack() as stack:
+            for part in self._parts:
+                stack.enter_context(part.replaced_forward())
+            yield
+
+
+class _CollectionExchange:
+    """Part of an `Exchange` for one sharded collection.
+
+    Args:
+        collection: Sharded collection.
+        ids: Ids of this rank's batch.
         streams: CUDA streams of the rank.
     """
 
@@ -108,15 +152,12 @@ class Exchange:
             self._counts = collection.input_dist(self._context, ids)
 
     def send(self) -> None:
-        """Wait for the counts of ids, and start to send the ids. On a GPU, the host blocks until the counts arrive."""
+        """Wait for the counts of ids, and start to send the ids."""
         with on_stream(self._streams.exchange):
             self._ids = self._counts.wait()
 
     def prefetch(self) -> None:
-        """Copy the rows of the batch that are not yet in the GPU's cache from the host's memory into it.
-
-        Call this method after `send`, at most once.
-        """
+        """Copy rows into the GPU's cache."""
         stream = self._streams.prefetch
         forward = None if stream is None else torch.cuda.current_stream(stream.device)
         with on_stream(self._streams.exchange):
@@ -126,18 +167,9 @@ class Exchange:
             self._collection.prefetch(ctx=self._context, dist_input=received, forward_stream=forward)
         self._prefetched = received
 
-    @property
-    def is_prefetched(self) -> bool:
-        """True if `prefetch` has been called."""
-        return self._prefetched is not None
-
     @contextmanager
     def replaced_forward(self) -> Iterator[None]:
-        """Return a context in which the sharded collection takes its ids from this exchange, for one forward pass.
-
-        In the block, the collection ignores the ids that the model passes to it, so the model must be run on the batch
-        of this exchange.
-        """
+        """Return a context in which the collection takes its ids from this exchange."""
         # `nn.Module` calls `self.forward`, so this attribute of the instance replaces the method of the class.
         self._collection.forward = self._forward
         try:
@@ -160,7 +192,7 @@ class Exchange:
         return self._collection.compute_and_output_dist(self._context, received)
 
 
-def unlock_caches(collection: Any, streams: CudaStreams) -> None:
+def unlock_caches(collections: Sequence[Any], streams: CudaStreams) -> None:
     """Unlock all cache lines of the tables after forward passes that had no backward pass, as in an evaluation.
 
     A cache line holds one row. FBGEMM locks the lines of a batch when it fetches the rows, and unlocks them in the
@@ -168,14 +200,14 @@ def unlock_caches(collection: Any, streams: CudaStreams) -> None:
     its backward pass, since the lines of that batch would be unlocked, too.
 
     Args:
-        collection: Sharded collection with the tables of the model.
+        collections: Sharded collections with the tables of the model.
         streams: CUDA streams of the rank.
     """
     with on_stream(streams.prefetch):
         # The default stream may still be computing an evaluation that reads the lines, so wait for it.
         if streams.prefetch is not None:
             wait_for_stream(torch.cuda.default_stream(streams.prefetch.device))
-        for kernel in cached_kernels(collection):
+        for kernel in (kernel for collection in collections for kernel in cached_kernels(collection)):
             kernel.lxu_cache_locking_counter.zero_()
 
 

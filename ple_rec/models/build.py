@@ -12,9 +12,14 @@ import torch
 
 from ple_rec.config.choices import UsedPrecision
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import DenseFeature, SparseFeature, VectorFeature
+from ple_rec.config.schema import DenseFeature, HistoryFeature, SparseFeature, VectorFeature
 from ple_rec.errors import DataError
-from ple_rec.models.embeddings import embedding_collection, mean_pooled_features
+from ple_rec.models.embeddings import (
+    embedding_collection,
+    mean_pooled_features,
+    sequence_collection,
+    unpooled_tables,
+)
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.modules.normalise import DenseStatistics
@@ -43,6 +48,7 @@ def build_model(
     table_rows: dict[str, int],
     statistics: Mapping[str, Any],
     vectors: Sequence[VectorFeature] = (),
+    histories: Sequence[HistoryFeature] = (),
     device: torch.device,
     table_device: torch.device,
     precision: UsedPrecision | None = None,
@@ -53,28 +59,32 @@ def build_model(
         config: Configuration of the run.
         tasks: Names of the tasks, in the order of the logits.
         losses: Name of each task's loss.
-        sparse: Sparse features, in the order of a batch's keys.
+        sparse: Sparse features and the columns of histories, in the order of a batch's keys.
         dense: Dense features, in the order of a batch's columns.
         table_rows: Number of rows of every table of the dataset, by name.
         statistics: Statistics of each column in `stats.json`, by name.
         vectors: Vector features, in the order of a batch's columns.
+        histories: Histories, with the items that the model reads.
         device: Device of the dense layers.
         table_device: Device of the tables, or "meta" if they are to be sharded.
         precision: Precision of the matrix products; None for `train.precision`, in which "auto" means fp32.
 
     Raises:
-        UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
+        UserError: `embeddings.tables` names an unknown table, the tables of histories differ in their dimension, or a
+            task has a reserved name.
         DataError: Statistics of a dense feature or of a vector feature are missing.
     """
-    embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device)
+    unpooled = unpooled_tables(config.model, histories)
+    embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device, unpooled)
+    sequences = sequence_collection(config.embeddings, sparse, table_rows, table_device, unpooled)
     normalisers = [_dense_statistics(feature, statistics) for feature in dense]
     vector_normalisers = [_vector_statistics(feature, statistics) for feature in vectors]
     # The seed is set after the tables are built, because they draw random numbers unless they are on the meta device.
     torch.manual_seed(config.seed)
-    mean_features = mean_pooled_features(config.embeddings, sparse)
+    mean_features = mean_pooled_features(config.embeddings, sparse, histories)
     weighting = WEIGHTINGS[config.train.loss_weighting](losses)
     matmul_precision = precision or config.train.precision
-    request_features = config.data.request_features
+    request_features = _with_history_columns(config.data.request_features, histories)
     request_dense = [i for i, feature in enumerate(dense) if feature.name in request_features]
     model = MultiTaskModel(
         config.model,
@@ -88,11 +98,19 @@ def build_model(
         request_dense,
         vector_normalisers,
         [i for i, feature in enumerate(vectors) if feature.name in request_features],
+        sequences,
+        histories if unpooled else (),
     )
     for name, module in model.named_children():
-        if name != "embeddings":
+        if name not in ("embeddings", "sequences"):
             module.to(device)
     return model
+
+
+def _with_history_columns(request_features: Sequence[str], histories: Sequence[HistoryFeature]) -> tuple[str, ...]:
+    """Return the names of shared features and of the columns of shared histories."""
+    shared = (history for history in histories if history.name in request_features)
+    return (*request_features, *(column.name for history in shared for column in history.columns()))
 
 
 def check_dense_values(dense: Sequence[DenseFeature], statistics: Mapping[str, Any]) -> None:

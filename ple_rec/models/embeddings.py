@@ -1,4 +1,4 @@
-"""Embedding tables of a dataset as TorchRec's EmbeddingBagCollection, with sum or mean pooling.
+"""Embedding tables of a dataset as TorchRec's EmbeddingBagCollection, with sum or mean pooling, or EmbeddingCollection.
 
     sum       x = sum_i w_i r_i                        r_i the rows of the bag, w_i their weights (1 without weights)
     mean      x = sum_i w_i r_i / sum_i w_i            without weights: sum_i r_i / n
@@ -8,23 +8,31 @@ TorchRec gets every table with sum pooling, and the model divides the sums itsel
 the place of the division depends on how a table is sharded, so a plan with several kinds of sharding would divide
 twice.
 
+Attention over histories (`model.history = "din"`) needs each row of a list, not their sum. The tables that a history
+reads are in an EmbeddingCollection then, which does not pool, and all features that read these tables are looked up
+there. The model sums the lists of features that are no histories itself.
+
 Shape suffixes: B batch (with padding), F features in the order of the batch's keys, D pooled columns of all features
-(in `shard_RD`, of a table), R rows of a shard of a table, H columns of one feature, 1 a single column.
+(in `shard_RD`, of a table), R rows of a shard of a table, H columns of one feature, V ids of one feature in all
+samples, 1 a single column.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torch.nn import functional as F
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, EmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
+from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import EmbeddingsConfig, Pooling
-from ple_rec.config.schema import SparseFeature
+from ple_rec.config.schema import HistoryFeature, SparseFeature
 from ple_rec.config.words import suggestion
 from ple_rec.errors import UserError
 
@@ -111,17 +119,24 @@ _DTYPE = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
 def table_configs(
-    config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], *, initialise: bool = True
-) -> list[EmbeddingBagConfig]:
+    config: EmbeddingsConfig,
+    features: Sequence[SparseFeature],
+    rows: dict[str, int],
+    *,
+    initialise: bool = True,
+    unpooled: Collection[str] = (),
+) -> list[EmbeddingBagConfig | EmbeddingConfig]:
     """Return TorchRec's configuration of each table that a feature reads, in the order of the features.
 
-    Every table pools by sum; `divide_bags` turns the sums into means if the table is to pool by mean.
+    Every table pools by sum, except those that are not pooled; `divide_bags` turns the sums into means if the table is
+    to pool by mean.
 
     Args:
         config: Type of all tables, and their dimension and pooling, with exceptions for single tables.
         features: Features that the model reads.
         rows: Number of rows of every table of the dataset, by name.
         initialise: True if TorchRec draws the initial rows, False if `ple_rec.distributed` writes them after sharding.
+        unpooled: Names of the tables that are not pooled, from `unpooled_tables`; they get an `EmbeddingConfig`.
 
     Raises:
         UserError: `embeddings.tables` names a table that no feature reads.
@@ -134,22 +149,32 @@ def table_configs(
             f"it names tables that the run reads; {suggestion(unknown[0], names) if names else 'there are none'}",
             "correct or remove the entry",
         )
-    tables = []
+    tables: list[EmbeddingBagConfig | EmbeddingConfig] = []
     for name in names:
         table_config = config.tables.get(name)
         dim = table_config.dim if table_config is not None and table_config.dim is not None else config.dim
+        keys: dict[str, Any] = {
+            "name": name,
+            "num_embeddings": rows[name],
+            "embedding_dim": dim,
+            "feature_names": [feature.name for feature in features if feature.table == name],
+            "data_type": _DTYPE[config.dtype],
+            "init_fn": None if initialise else _leave_rows,
+        }
         tables.append(
-            EmbeddingBagConfig(
-                name=name,
-                num_embeddings=rows[name],
-                embedding_dim=dim,
-                feature_names=[feature.name for feature in features if feature.table == name],
-                pooling=PoolingType.SUM,
-                data_type=_DTYPE[config.dtype],
-                init_fn=None if initialise else _leave_rows,
-            )
+            EmbeddingConfig(**keys) if name in unpooled else EmbeddingBagConfig(pooling=PoolingType.SUM, **keys)
         )
     return tables
+
+
+def weight_key(table: str, *, unpooled: bool) -> str:
+    """Return the key of a table's rows in the state of a model.
+
+    Args:
+        table: Name of the table.
+        unpooled: True if the table is not pooled, see `unpooled_tables`.
+    """
+    return f"sequences.embeddings.{table}.weight" if unpooled else f"embeddings.embedding_bags.{table}.weight"
 
 
 def _leave_rows(shard_RD: torch.Tensor) -> torch.Tensor:
@@ -157,25 +182,111 @@ def _leave_rows(shard_RD: torch.Tensor) -> torch.Tensor:
     return shard_RD
 
 
-def mean_pooled_features(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tuple[str, ...]:
-    """Return the names of the features that are averaged: those with lists of ids, of tables that pool by mean.
+def mean_pooled_features(
+    config: EmbeddingsConfig, features: Sequence[SparseFeature], histories: Sequence[HistoryFeature] = ()
+) -> tuple[str, ...]:
+    """Return the names of the features that are averaged: bags of tables that pool by mean, and columns of histories.
 
-    A feature with a single id per sample needs no division.
+    A feature with a single id per sample needs no division. A history is averaged whatever its tables pool by, since
+    the sum would depend on the number of its events.
+
+    Args:
+        config: Pooling of all tables, with exceptions for single tables.
+        features: Sparse features that the model reads, and the columns of its histories.
+        histories: Histories that the model reads.
     """
+    columns = {column.name for history in histories for column in history.columns()}
 
     def pooling(table: str) -> Pooling:
         table_config = config.tables.get(table)
         return table_config.pooling if table_config is not None and table_config.pooling is not None else config.pooling
 
-    return tuple(feature.name for feature in features if feature.bag and pooling(feature.table) == "mean")
+    return tuple(
+        feature.name
+        for feature in features
+        if feature.bag and (feature.name in columns or pooling(feature.table) == "mean")
+    )
+
+
+def unpooled_tables(config: ModelConfig, histories: Sequence[HistoryFeature]) -> frozenset[str]:
+    """Return the names of the tables that are not pooled: those that a history reads, if the model has attention.
+
+    Args:
+        config: Configuration of the model.
+        histories: Histories that the model reads.
+    """
+    if config.history != "din":
+        return frozenset()
+    return frozenset(column.table for history in histories for column in history.columns())
 
 
 def embedding_collection(
-    config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], device: torch.device
+    config: EmbeddingsConfig,
+    features: Sequence[SparseFeature],
+    rows: dict[str, int],
+    device: torch.device,
+    unpooled: Collection[str] = (),
 ) -> EmbeddingBagCollection | None:
-    """Return the tables on `device` ("meta" if they are to be sharded), or None if there is no sparse feature."""
+    """Return the pooled tables on `device` ("meta" if they are to be sharded), or None if there are none.
+
+    Args:
+        config: Configuration of the tables.
+        features: Sparse features of the model, and columns of its histories.
+        rows: Number of rows of every table of the dataset, by name.
+        device: Device of the tables.
+        unpooled: Names of the tables of `sequence_collection`, which this collection does not have.
+    """
+    tables = table_configs(config, features, rows, initialise=device.type != "meta", unpooled=unpooled)
+    pooled = [table for table in tables if isinstance(table, EmbeddingBagConfig)]
     # `DistributedModelParallel` fails on a collection without tables.
-    if not features:
+    if not pooled:
         return None
-    tables = table_configs(config, features, rows, initialise=device.type != "meta")
-    return EmbeddingBagCollection(tables=tables, is_weighted=any(f.weights for f in features), device=device)
+    is_weighted = any(feature.weights for feature in features if feature.table not in unpooled)
+    return EmbeddingBagCollection(tables=pooled, is_weighted=is_weighted, device=device)
+
+
+def sequence_collection(
+    config: EmbeddingsConfig,
+    features: Sequence[SparseFeature],
+    rows: dict[str, int],
+    device: torch.device,
+    unpooled: Collection[str],
+) -> EmbeddingCollection | None:
+    """Return the tables whose rows are not pooled on `device`, or None if there are none.
+
+    Args:
+        config: Configuration of the tables.
+        features: Sparse features of the model, and columns of its histories.
+        rows: Number of rows of every table of the dataset, by name.
+        device: Device of the tables, "meta" if they are to be sharded.
+        unpooled: Names of the tables, from `unpooled_tables`.
+
+    Raises:
+        UserError: The tables have different dimensions.
+    """
+    configs = table_configs(config, features, rows, initialise=device.type != "meta", unpooled=unpooled)
+    tables = [table for table in configs if isinstance(table, EmbeddingConfig)]
+    for table in tables:
+        # TorchRec's EmbeddingCollection has one dimension.
+        if table.embedding_dim != tables[0].embedding_dim:
+            raise UserError(
+                f"embeddings.tables.{table.name}.dim",
+                f"got {table.embedding_dim}, while table {tables[0].name} has {tables[0].embedding_dim}",
+                'with model.history = "din", all tables that a history reads have one dimension',
+                f"give {', '.join(each.name for each in tables)} the same dim",
+            )
+    return EmbeddingCollection(tables=tables, device=device) if tables else None
+
+
+def sum_rows(rows: JaggedTensor, weights_V: Tensor | None = None) -> Tensor:
+    """Return the sum of each sample's rows (B, H), which the weights multiply; 0 for a sample without rows."""
+    values_VH = rows.values()
+    numbers_V = torch.arange(len(values_VH), device=values_VH.device)
+    return F.embedding_bag(
+        numbers_V,
+        values_VH,
+        rows.offsets(),
+        mode="sum",
+        per_sample_weights=weights_V,
+        include_last_offset=True,
+    )

@@ -1,4 +1,4 @@
-"""Multi-task model: tables, dense features and vectors, the extraction network, and one tower per task.
+"""Multi-task model: tables, dense features, vectors and histories, the extraction network, and one tower per task.
 
 On a CPU, the network is computed in blocks of rows of the batch, on several threads (`ple_rec.models.cpu.blocks`).
 
@@ -6,30 +6,41 @@ The samples of a batch may be grouped by requests, whose samples have equal valu
 x_BD hold the columns of these features once per request.
 
 Shape suffixes: B batch, R requests, F dense features, O outputs, E experts, K tasks, D width of x, H width of an
-output.
+output, V events of one history in all samples; of a history, L its length, W the width of an event or of all of them
+side by side, Q the width of its target.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
-from ple_rec.config.model import VECTOR_DIM, ModelConfig
-from ple_rec.data.batch import Batch
+from ple_rec.config.model import HISTORY_HIDDEN, VECTOR_DIM, ModelConfig
+from ple_rec.config.schema import HistoryFeature
+from ple_rec.data.batch import Batch, Requests
 from ple_rec.models.cpu.blocks import BLOCK_ROWS, MIN_ROWS_FOR_THREADS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
-from ple_rec.models.embeddings import ColumnOrder, divide_bags
+from ple_rec.models.embeddings import ColumnOrder, divide_bags, sum_rows
 from ple_rec.models.losses import StepLoss
 from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Scheduled, Weighting
 from ple_rec.modules.experts import ExpertBank, Mlp
 from ple_rec.modules.extraction import ExtractionNetwork
-from ple_rec.modules.grouped import GroupedInputs, Inputs, SharedColumns, input_tensors, replace_tensors
+from ple_rec.modules.grouped import (
+    GroupedInputs,
+    Inputs,
+    SharedColumns,
+    input_tensors,
+    repeat_by_request,
+    replace_tensors,
+)
+from ple_rec.modules.history import HistoryAttention
 from ple_rec.modules.mixing import SoftmaxGates
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 from ple_rec.modules.vectors import VectorInputs, VectorStatistics
@@ -38,21 +49,26 @@ from ple_rec.modules.vectors import VectorInputs, VectorStatistics
 class MultiTaskModel(nn.Module):
     """Model of all tasks: `y = extraction(x)`, `logit_k = tower_k(y_k)`.
 
-    `x = [pooled embeddings, normalised dense features, projected vectors]`
+    `x = [pooled embeddings, normalised dense features, projected vectors, attended histories]`
+
+    The pooled embeddings are those of `embeddings`, then those of `sequences`.
 
     Args:
         config: Variant and sizes of the network.
         tasks: Names of the tasks, in the order of the logits.
-        embeddings: Embedding tables; None without sparse features.
+        embeddings: Pooled embedding tables; None if there are none.
         dense: Statistics of each dense feature.
         precision: Precision of the matrix products; "bf16" means autocast to bfloat16, with softmax, losses and weights
             in fp32.
         mean_features: Names of the features whose bags are averaged instead of summed.
         weighting: Weighting of the tasks' losses; None for `Scheduled`, the scheduled weights alone.
-        request_features: Names of the sparse features that the samples of a request share, if batches have requests.
+        request_features: Names of the sparse features and of the histories that the samples of a request share, if
+            batches have requests.
         request_dense: Indices of the dense features that the samples of a request share.
         vectors: Normaliser of each vector feature.
         request_vectors: Indices of the vector features that the samples of a request share.
+        sequences: Embedding tables that are not pooled: those that a history reads. None without `histories`.
+        histories: Histories over which the model has attention.
     """
 
     def __init__(
@@ -68,26 +84,44 @@ class MultiTaskModel(nn.Module):
         request_dense: Collection[int] = (),
         vectors: Sequence[VectorStatistics] = (),
         request_vectors: Collection[int] = (),
+        sequences: EmbeddingCollection | None = None,
+        histories: Sequence[HistoryFeature] = (),
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
         self.embeddings = embeddings
+        self.sequences = sequences
         self.normalise = DenseNormaliser(dense)
         tables = [] if embeddings is None else embeddings.embedding_bag_configs()
-        self.widths_by_feature = {name: table.embedding_dim for table in tables for name in table.feature_names}
-        self.mean_features = frozenset(mean_features)
-        embedding_width = sum(self.widths_by_feature.values())
+        self._bag_widths = {name: table.embedding_dim for table in tables for name in table.feature_names}
+        sequence_tables = [] if sequences is None else sequences.embedding_configs()
+        sequence_widths = {name: table.embedding_dim for table in sequence_tables for name in table.feature_names}
+        self.histories = tuple(histories)
+        history_columns = {column.name for history in histories for column in history.columns()}
+        # Features of `sequences` that are pooled, since they are no columns of histories.
+        self._sequence_widths = {n: width for n, width in sequence_widths.items() if n not in history_columns}
+        self.widths_by_feature = self._bag_widths | self._sequence_widths
+        self.mean_features = frozenset(mean_features) & self.widths_by_feature.keys()
         shared = [(name in request_features, width) for name, width in self.widths_by_feature.items()]
         shared += [(i in request_dense, 1) for i in range(len(dense))]
         vector_dim = config.vector_dim or VECTOR_DIM
         # None for a model without vectors, whose checkpoints have no statistics of vectors.
         self.vectors = VectorInputs(vectors, vector_dim) if vectors else None
         shared += [(i in request_vectors, vector_dim) for i in range(len(vectors))]
+        self.request_features = frozenset(request_features)
+        self.attentions = nn.ModuleList()
+        for history in histories:
+            *item_widths, age_width = (sequence_widths[column.name] for column in history.columns())
+            hidden = config.history_hidden or HISTORY_HIDDEN
+            self.attentions.append(HistoryAttention(sum(item_widths), age_width, hidden))
+            # The output depends on the target, so the samples of a request do not share it.
+            shared.append((False, sum(item_widths) + age_width))
         self.shared_columns = SharedColumns(shared)
         routings = VARIANTS[config.variant](config, tasks)
         # On other devices than CPUs, `CpuExpertBank` computes as `ExpertBank` does.
-        width = embedding_width + len(dense) + vector_dim * len(vectors)
-        self.extraction = ExtractionNetwork(routings, width, config.activation, config.dropout, CpuExpertBank)
+        self.extraction = ExtractionNetwork(
+            routings, self.shared_columns.width, config.activation, config.dropout, CpuExpertBank
+        )
         tower = config.tower
         self.weighting = Scheduled([]) if weighting is None else weighting
         self.towers = nn.ModuleList(
@@ -97,6 +131,7 @@ class MultiTaskModel(nn.Module):
         self.block_rows = BLOCK_ROWS
         self._blocks: Blocks | None = None
         self._compiled: Callable[[Inputs, StepLoss], tuple[Tensor, Tensor]] | None = None
+        self._compiled_attend: Callable[..., Tensor] | None = None
         # Key of measured times: models with an equal `architecture` have the same layers, so they take the same time.
         self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.runs)
         self.autocast = precision == "bf16"
@@ -112,11 +147,16 @@ class MultiTaskModel(nn.Module):
 
     def grouped_inputs(self, batch: Batch) -> Inputs:
         """Return x_BD of a batch, grouped by request if that makes the first matrix products cheaper."""
-        parts = [self.normalise(batch.dense_BF)] if batch.dense_BF.shape[1] else []
-        if self.embeddings is not None:
-            parts.insert(0, self._pooled(batch))
+        parts = []
+        rows = {} if self.sequences is None else self.sequences(batch.sparse)
+        if self.widths_by_feature:
+            parts.append(self._pooled(batch, rows))
+        if batch.dense_BF.shape[1]:
+            parts.append(self.normalise(batch.dense_BF))
         if self.vectors is not None:
             parts.append(self.vectors(batch.vectors_BW))
+        if self.histories:
+            parts.append(self._attended(batch, rows))
         x_BD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         # An output layer keeps the model's type even after `convert_to_bfloat16`, so its type is the one of x.
         x_BD = x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
@@ -125,20 +165,83 @@ class MultiTaskModel(nn.Module):
         grouped = GroupedInputs.from_tensor(x_BD, batch.requests.request_B, batch.requests.first_R, self.shared_columns)
         return grouped if grouped.saves_products() else grouped.ungroup()
 
-    def _pooled(self, batch: Batch) -> Tensor:
-        """Return the pooled rows of all features side by side, in the order of the tables."""
-        assert self.embeddings is not None
+    def _pooled(self, batch: Batch, rows: Mapping[str, JaggedTensor]) -> Tensor:
+        """Return the pooled rows of all features side by side, in the order of `widths_by_feature`.
+
+        Args:
+            batch: Batch of this rank.
+            rows: Rows of `sequences`, by name of the feature.
+        """
         assert batch.sparse is not None
-        pooled = self.embeddings(batch.sparse)
-        names = list(self.widths_by_feature)
-        if pooled.keys() == names:
+        blocks = [] if self.embeddings is None else [self._bags(batch.sparse)]
+        for name in self._sequence_widths:
+            blocks.append(sum_rows(rows[name], batch.sparse[name].weights_or_none()))
+        pooled_BD = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
+        return divide_bags(pooled_BD, self.widths_by_feature, batch.sparse, self.mean_features)
+
+    def _bags(self, sparse: KeyedJaggedTensor) -> Tensor:
+        """Return the sums of the rows of `embeddings` side by side, in the order of the tables."""
+        assert self.embeddings is not None
+        pooled = self.embeddings(sparse)
+        if pooled.keys() == list(self._bag_widths):
             values: Tensor = pooled.values()
-        else:
-            # A sharded collection returns features in the order of its sharding plan, such as row-wise tables first.
-            if self._column_order is None or self._column_order.current != pooled.keys():
-                self._column_order = ColumnOrder(pooled.keys(), self.widths_by_feature, pooled.device())
-            values = self._column_order.permute(pooled.values())
-        return divide_bags(values, self.widths_by_feature, batch.sparse, self.mean_features)
+            return values
+        # A sharded collection returns features in the order of its sharding plan, such as row-wise tables first.
+        if self._column_order is None or self._column_order.current != pooled.keys():
+            self._column_order = ColumnOrder(pooled.keys(), self._bag_widths, pooled.device())
+        return self._column_order.permute(pooled.values())
+
+    def _attended(self, batch: Batch, rows: Mapping[str, JaggedTensor]) -> Tensor:
+        """Return the outputs of the histories side by side.
+
+        Args:
+            batch: Batch of this rank.
+            rows: Rows of `sequences`, by name of the feature.
+        """
+        events, targets = [], []
+        for history in self.histories:
+            columns = [rows[column.name] for column in history.columns()]
+            offsets = columns[0].offsets()
+            if batch.requests is not None and history.name in self.request_features:
+                # Only the first sample of a request has events, so the next request begins where they end.
+                offsets = torch.cat([offsets.index_select(0, batch.requests.first_R), offsets[-1:]])
+            events_VW = torch.cat([column.values() for column in columns], dim=1)
+            events.append(torch.ops.fbgemm.jagged_to_padded_dense(events_VW, [offsets], [history.length]))
+            items = [self._target(rows[item.feature], item.feature, batch.requests) for item in history.items]
+            targets.append(torch.cat(items, dim=1))
+        # Evaluations have no gradients, and the compiled function would be compiled once more for them.
+        compiled = self._compiled_attend if torch.is_grad_enabled() else None
+        return (compiled or self.attend)(events, targets, batch.requests)
+
+    def _target(self, rows: JaggedTensor, feature: str, requests: Requests | None) -> Tensor:
+        """Return the row of a single-valued feature of each sample (B, Q); 0 for a sample without an id."""
+        target_B1Q: Tensor = torch.ops.fbgemm.jagged_to_padded_dense(rows.values(), [rows.offsets()], [1])
+        target_BQ = target_B1Q.squeeze(1)
+        if requests is None or feature not in self.request_features:
+            return target_BQ
+        # Only the first sample of a request has the id.
+        first_RQ = target_BQ.index_select(0, requests.first_R)
+        return repeat_by_request(first_RQ, requests.request_B, requests.first_R)
+
+    def attend(self, events: Sequence[Tensor], targets: Sequence[Tensor], requests: Requests | None) -> Tensor:
+        """Return the outputs of the histories side by side (B, W).
+
+        Args:
+            events: For each history, its events padded by zeros (R, L, W), one row for each request if the samples of a
+                request share the history, else for each sample. An event has the rows of its items, then of its age.
+            targets: For each history, the rows of the same features of each sample (B, Q).
+            requests: Requests of the batch, or None.
+        """
+        outputs = []
+        with torch.autocast(targets[0].device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            for history, attention, events_RLW, target_BQ in zip(
+                self.histories, self.attentions, events, targets, strict=True
+            ):
+                if requests is not None and history.name in self.request_features:
+                    outputs.append(attention(events_RLW, target_BQ, requests.request_B, requests.first_R))
+                else:
+                    outputs.append(attention(events_RLW, target_BQ))
+        return torch.cat(outputs, dim=1)
 
     def forward(self, batch: Batch, loss: StepLoss | None = None) -> Any:
         """Return logits_BK and the gates A_BOE of every level; with `loss`, return logits_BK and sums_K.
@@ -167,9 +270,11 @@ class MultiTaskModel(nn.Module):
         return (self._compiled or self._logits_and_sums)(x_BD, loss)
 
     def compile_training(self, backend: str | Callable[..., Any] = "inductor") -> None:
-        """Compile `train_score` for batches that are not computed in blocks; the first one starts the compilation.
+        """Compile `train_score`, for batches that are not computed in blocks, and `attend`, each to one graph.
 
-        All batches must have equal shapes. The graph must be whole, so an operator that cannot be compiled is an error.
+        The first batch starts the compilation.
+
+        All batches must have equal shapes. A graph must be whole, so an operator that cannot be compiled is an error.
 
         Args:
             backend: Compiler of `torch.compile`, or its name.
@@ -178,6 +283,8 @@ class MultiTaskModel(nn.Module):
         # that is still in use is compiled again.
         torch.compiler.reset()
         self._compiled = torch.compile(self._logits_and_sums, backend=backend, fullgraph=True, dynamic=False)
+        if self.histories:
+            self._compiled_attend = torch.compile(self.attend, backend=backend, fullgraph=True, dynamic=False)
 
     def _logits_and_sums(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """Return logits_BK, without a gradient, and sums_K, computed for all rows at once."""
@@ -212,8 +319,8 @@ class MultiTaskModel(nn.Module):
     def convert_to_bfloat16(self) -> None:
         """Convert weights of matrix products to bfloat16, except in output layers of towers; for prediction only."""
         self.autocast, self.is_bfloat16 = False, True
-        for module in (*self.extraction.modules(), *self.towers.modules()):
-            if isinstance(module, ExpertBank | SoftmaxGates):
+        for module in (*self.attentions, *self.extraction.modules(), *self.towers.modules()):
+            if isinstance(module, HistoryAttention | ExpertBank | SoftmaxGates):
                 weights = [*module.parameters()]
             elif isinstance(module, Mlp):
                 # The output layer stays in fp32. `Mlp` computes it in that precision, too.
@@ -238,9 +345,14 @@ class MultiTaskModel(nn.Module):
         """Return the forward FLOPs of the matrix products for one sample, two per multiply-add, without the tables."""
         towers = sum(tower.flops_per_sample() for tower in self.towers)  # type: ignore[operator]
         vectors = 0 if self.vectors is None else self.vectors.flops_per_sample()
-        return self.extraction.flops_per_sample() + towers + vectors
+        histories = sum(
+            attention.flops_per_sample(history.length)  # type: ignore[operator]
+            for history, attention in zip(self.histories, self.attentions, strict=True)
+        )
+        return self.extraction.flops_per_sample() + towers + vectors + histories
 
     def dense_parameters(self) -> int:
         """Return the number of trained values outside the tables."""
-        modules = [self.extraction, self.towers, self.weighting, *([self.vectors] if self.vectors is not None else [])]
+        modules = [self.extraction, self.towers, self.weighting, self.attentions]
+        modules += [self.vectors] if self.vectors is not None else []
         return sum(parameter.numel() for module in modules for parameter in module.parameters())

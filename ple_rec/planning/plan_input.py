@@ -102,13 +102,15 @@ def describe_dataset(config: RunConfig, schema: str | None = None) -> DatasetDes
         DataError: The dataset is damaged, or the schema breaks its rules.
     """
     if schema is not None:
-        return DatasetDescription(load_described_schema(schema), {}, f"the schema {schema}")
+        return _describe_schema(schema, f"the schema {schema}")
     folder = location(config.data.path)
     with explain_errors(folder, "read", "a plan needs the number of rows of each table"):
         exists = folder.is_dir()
     if exists:
         dataset = DatasetDirectory(folder)
-        return DatasetDescription(dataset.schema, dataset.ids_per_sample(dataset.schema.sparse), config.data.path)
+        columns = [column for history in dataset.schema.histories for column in history.columns()]
+        ids_per_sample = dataset.ids_per_sample([*dataset.schema.sparse, *columns])
+        return DatasetDescription(dataset.schema, ids_per_sample, config.data.path)
     if config.data.described_by is None:
         raise UserError(
             "data.path",
@@ -117,7 +119,14 @@ def describe_dataset(config: RunConfig, schema: str | None = None) -> DatasetDes
             "prepare it with `ple-rec prep`, or name a schema.toml by data.described_by",
         )
     place = f"the schema {config.data.described_by} ({config.data.path} is not there)"
-    return DatasetDescription(load_described_schema(config.data.described_by), {}, place)
+    return _describe_schema(config.data.described_by, place)
+
+
+def _describe_schema(name: str, place: str) -> DatasetDescription:
+    """Return the description of a dataset that does not exist; each of its histories is assumed to be full."""
+    schema = load_described_schema(name)
+    lengths = {column: float(history.length) for column, history in schema.history_by_column().items()}
+    return DatasetDescription(schema, lengths, place)
 
 
 def plan_run(

@@ -24,8 +24,10 @@ on one rank, and the tables are spread over the ranks as evenly as F tables can 
     dense optimizer    28 P / B  Adam: weight, gradient and two moments read, three of them written HBM
     all-reduce         2 (L - 1) / L 4 P / B; 2 (H - 1) / H 4 P / (L B)                        NVLink; network
 
-`state` has the bytes of the optimizer's state of a row, and `rows` is the number of rows of all tables. Exchanges send
-(L - 1) / W of their bytes to the other ranks of the host by NVLink, and (W - L) / W to other hosts by the network.
+A feature of an unpooled table, which attention over histories reads, has n_f returned rows instead of one pooled row:
+n_f d values instead of d. `state` has the bytes of the optimizer's state of a row, and `rows` is the number of rows of
+all tables. Exchanges send (L - 1) / W of their bytes to the other ranks of the host by NVLink, and (W - L) / W to other
+hosts by the network.
 """
 
 from __future__ import annotations
@@ -153,7 +155,7 @@ def _demands(workload: SampleWork, cluster: Cluster, batch: int) -> Iterator[Dem
     """Yield the demands of the table at the head of this module; an amount may be 0."""
     features, work, world = workload.features, workload.work, cluster.world_size
     count, ids = len(features), sum(feature.ids for feature in features)
-    pooled = sum(feature.dim for feature in features)
+    returned = sum(feature.values for feature in features)
     imbalance = world * math.ceil(count / world) / count if count else 1.0
     sparse_bytes = _ID * ids + _LENGTH * count
     width = BYTES_PER_VALUE[workload.embeddings.dtype]
@@ -175,14 +177,14 @@ def _demands(workload: SampleWork, cluster: Cluster, batch: int) -> Iterator[Dem
     row_bytes = sum(distinct(feature) * feature.dim for feature in features) * width
     sort_passes = math.ceil(math.log2(sum(feature.rows for feature in features)) / _RADIX_BITS) if features else 0
     yield Demand("sort", "HBM", imbalance * 2 * sort_passes * (_KEY + _PLACE) * ids)
-    yield Demand("look-up", "HBM", imbalance * (_KEY * ids + row_bytes + _FLOAT * pooled))
-    yield from exchange("pooled rows", forward * pooled)
+    yield Demand("look-up", "HBM", imbalance * (_KEY * ids + row_bytes + _FLOAT * returned))
+    yield from exchange("pooled rows", forward * returned)
     yield Demand("dense", "GEMM", 3.0 * work.flops_per_sample)
     yield Demand("activations", "HBM", _ACTIVATION_PASSES * _ACTIVATION[work.precision] * workload.values)
     yield Demand("weights", "HBM", _WEIGHT_PASSES * _FLOAT * work.dense_parameters / batch)
-    yield from exchange("gradients", backward * pooled)
+    yield from exchange("gradients", backward * returned)
     state_bytes = sum(distinct(feature) * _state_bytes(workload, feature) for feature in features)
-    yield Demand("update", "HBM", imbalance * (_FLOAT * pooled + 2 * row_bytes + 2 * state_bytes))
+    yield Demand("update", "HBM", imbalance * (_FLOAT * returned + 2 * row_bytes + 2 * state_bytes))
     moved_values = _OPTIMIZER_PASSES[workload.dense_optimizer]
     yield Demand("dense optimizer", "HBM", moved_values * _FLOAT * work.dense_parameters / batch)
     inside, between = all_reduce_bytes(cluster, work.dense_parameters)

@@ -195,12 +195,21 @@ def _remarks(plan: PlanFile, config: RunConfig) -> list[str]:
     for tables, why in ((by_user, "as the configuration asks"), (by_planner, "since HBM has no room for all tables")):
         if tables:
             remarks.append(f"{uvm_text(tables)}, {why}")
-    # The planner deviates from `embeddings.sharding` only for tables with too few rows for it.
-    too_small = [
-        t.table
-        for t in plan.tables
-        if embeddings.sharding not in (None, t.sharding) and _has_free_sharding(embeddings, t.table)
+    unpooled = [table for table in plan.tables if table.unpooled]
+    if unpooled:
+        ids = sum(sum(table.ids_per_sample) for table in unpooled)
+        names = _first_names([table.table for table in unpooled])
+        remarks.append(f"unpooled, since attention reads single rows, {ids:.4g} a sample: {names}")
+    # The planner deviates from `embeddings.sharding` only for tables that cannot have it.
+    others = [
+        table
+        for table in plan.tables
+        if embeddings.sharding not in (None, table.sharding) and _has_free_sharding(embeddings, table.table)
     ]
+    without_single_rows = [t.table for t in others if t.unpooled and embeddings.sharding == "table_row_wise"]
+    if without_single_rows:
+        remarks.append(f"not table_row_wise, which returns no single rows: {_first_names(without_single_rows)}")
+    too_small = [table.table for table in others if table.table not in without_single_rows]
     if too_small:
         names = _first_names(too_small)
         remarks.append(f"not {embeddings.sharding}, since that would leave a rank without a row: {names}")

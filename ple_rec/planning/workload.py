@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan_table import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, ExchangePrecision, RunConfig
+from ple_rec.distributed.planning_inputs import all_tables, is_unpooled
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.experts import Mlp
 from ple_rec.modules.extraction import ExtractionLevel
@@ -23,11 +24,18 @@ class FeatureLoad:
         ids: Mean number of ids in a sample.
         dim: Number of values in a row of the table.
         rows: Number of rows of the table.
+        unpooled: True if the row of each id is returned, as attention over histories needs, and not their sum.
     """
 
     ids: float
     dim: int
     rows: int
+    unpooled: bool = False
+
+    @property
+    def values(self) -> float:
+        """Mean number of values that a sample gets from the table for the feature."""
+        return self.ids * self.dim if self.unpooled else self.dim
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class SampleWork:
 
     @property
     def exchange_precisions(self) -> tuple[ExchangePrecision, ExchangePrecision]:
-        """Precision of the pooled rows, and of their gradients, on their way between ranks."""
+        """Precision of the rows, and of their gradients, on their way between ranks."""
         return self.embeddings.qcomms.forward_precision, self.embeddings.qcomms.backward_precision
 
 
@@ -74,7 +82,6 @@ def sample_work(config: RunConfig, described: DatasetDescription, cluster: Clust
         UserError: Configuration and dataset do not fit each other.
     """
     model, selection = meta_model(config, described, cuda=True), select_run_columns(config, described)
-    tables = [] if model.embeddings is None else model.embeddings.embedding_bag_configs()
 
     # Mean number of ids of a sample: that of the configuration, or else that of the dataset, or else 1.
     def ids(table: str, feature: str) -> float:
@@ -85,8 +92,8 @@ def sample_work(config: RunConfig, described: DatasetDescription, cluster: Clust
 
     return SampleWork(
         features=tuple(
-            FeatureLoad(ids(table.name, feature), table.embedding_dim, table.num_embeddings)
-            for table in tables
+            FeatureLoad(ids(table.name, feature), table.embedding_dim, table.num_embeddings, is_unpooled(table))
+            for table in all_tables(model)
             for feature in table.feature_names
         ),
         embeddings=config.embeddings,

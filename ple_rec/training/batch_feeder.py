@@ -32,7 +32,7 @@ from ple_rec.distributed.sparse_prefetch import (
     CudaStreams,
     Exchange,
     on_stream,
-    sharded_collection,
+    sharded_collections,
     unlock_caches,
     wait_for_stream,
 )
@@ -122,9 +122,9 @@ class PipelinedFeeder(BatchFeeder):
         self, model: DistributedModelParallel, ranks: Ranks, regions: Regions = NO_REGIONS, *, prefetch: bool
     ) -> None:
         super().__init__(model, ranks, regions)
-        self._collection = sharded_collection(model)
+        self._collections = sharded_collections(model)
         self._streams = CudaStreams(ranks.device)
-        self._prefetch = prefetch and self._collection is not None
+        self._prefetch = prefetch and bool(self._collections)
         self._copied: deque[Batch] = deque()
         # Exchange of the ids of the next step between ranks; None before the first batch, and without tables.
         self._exchange: Exchange | None = None
@@ -152,7 +152,7 @@ class PipelinedFeeder(BatchFeeder):
                 self._send_ids(self._exchange)
             self._copy(step + 1)
         if self._prefetch and self._exchange is not None and not self._exchange.is_prefetched:
-            unlock_caches(self._collection, self._streams)
+            unlock_caches(self._collections, self._streams)
             self._prefetch_rows(self._exchange)
         batch = self._copied.popleft()
         wait_for_stream(self._streams.copy, batch)
@@ -181,10 +181,10 @@ class PipelinedFeeder(BatchFeeder):
     def _begin_exchange(self) -> Exchange | None:
         """Begin to exchange the ids of the oldest batch that `next` has not returned; return None without tables."""
         ids = self._copied[0].sparse
-        if self._collection is None or ids is None:
+        if not self._collections or ids is None:
             return None
         with self._regions("input distribution"):
-            return Exchange(self._collection, ids, self._streams)
+            return Exchange(self._collections, ids, self._streams)
 
     def _send_ids(self, exchange: Exchange) -> None:
         with self._regions("input distribution"):

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torchrec.modules.embedding_configs import EmbeddingBagConfig
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from ple_rec.config.choices import UsedPrecision
 from ple_rec.config.model import VECTOR_DIM
@@ -22,7 +22,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.distributed.planner import ModelSizes
 from ple_rec.models.build import build_model
-from ple_rec.models.embeddings import table_configs
+from ple_rec.models.embeddings import table_configs, unpooled_tables
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.variants import VARIANTS
 from ple_rec.training.checks import chosen_tasks, loss_names
@@ -57,6 +57,7 @@ def build_unsharded_model(
         sparse=selection.sparse,
         dense=selection.dense,
         vectors=selection.vectors,
+        histories=selection.histories,
         table_rows=selection.table_rows,
         statistics=statistics,
         device=device,
@@ -78,7 +79,7 @@ def first_layer_shape(config: RunConfig, selection: Selection) -> tuple[int, int
         UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
     """
     routing = VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])[0]
-    embedded = sum(table.embedding_dim * len(table.feature_names) for table in _table_configs(config, selection))
+    embedded = sum(table.embedding_dim * len(table.feature_names) for table in run_tables(config, selection))
     projected = len(selection.vectors) * (config.model.vector_dim or VECTOR_DIM)
     return embedded + len(selection.dense) + projected, len(routing.experts) * routing.hidden[0]
 
@@ -95,7 +96,7 @@ def model_sizes(config: RunConfig, selection: Selection) -> ModelSizes:
     """
     width, _ = first_layer_shape(config, selection)
     names = [task.name for task in chosen_tasks(config, selection)]
-    return ModelSizes(_table_configs(config, selection), min_dense_parameters(config, names, width))
+    return ModelSizes(run_tables(config, selection), min_dense_parameters(config, names, width))
 
 
 def min_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) -> int:
@@ -128,6 +129,15 @@ def _count_weights(sizes: Sequence[int]) -> int:
     return sum(inputs * outputs for inputs, outputs in pairwise(sizes))
 
 
-def _table_configs(config: RunConfig, selection: Selection) -> list[EmbeddingBagConfig]:
-    """Return the configuration of each embedding table that the run reads, of which only the sizes are used here."""
-    return table_configs(config.embeddings, selection.sparse, selection.table_rows, initialise=False)
+def run_tables(config: RunConfig, selection: Selection) -> Sequence[BaseEmbeddingConfig]:
+    """Return the configuration of each embedding table that a run reads.
+
+    Args:
+        config: Configuration of the run.
+        selection: Features that the run reads.
+
+    Raises:
+        UserError: `embeddings.tables` names an unknown table.
+    """
+    unpooled = unpooled_tables(config.model, selection.histories)
+    return table_configs(config.embeddings, selection.sparse, selection.table_rows, initialise=False, unpooled=unpooled)

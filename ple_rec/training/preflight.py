@@ -19,12 +19,12 @@ from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.distributed.plan_check import SavedPlan, check_tables
 from ple_rec.errors import Option, UserError
-from ple_rec.models.embeddings import table_configs
 from ple_rec.runs.layout import CONFIG
 from ple_rec.runs.state import Resume, decide_action, inspect_directory
 from ple_rec.storage import Location
 from ple_rec.training.checks import check_loss_weights, check_metrics_defined
 from ple_rec.training.loggers import check_installed
+from ple_rec.training.model import run_tables
 from ple_rec.training.prepared import PreparedRun, prepare_run
 from ple_rec.training.profiler.schedule import check_steps
 from ple_rec.training.trained import find_trained_checkpoint
@@ -90,7 +90,7 @@ def check_training(
         slice_columns(prepared_run.dataset, split, config.evaluation.slices)
     if plan is not None:
         saved_plan = SavedPlan(load_plan(plan), str(plan), strict=True)
-        tables = table_configs(config.embeddings, prepared_run.selection.sparse, prepared_run.selection.table_rows)
+        tables = run_tables(config, prepared_run.selection)
         kind = config.table_optimizer.kind
         check_tables(saved_plan, tables, config.embeddings, kind, prepared_run.batch_size_per_rank, world_size)
     if decide_action(inspect_directory(config, run_dir), config, resume=resume, overwrite=overwrite) == "begin":

@@ -23,15 +23,17 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
+from ple_rec.distributed.planning_inputs import is_unpooled
 from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import DataError, UserError
-from ple_rec.models.embeddings import table_configs
+from ple_rec.models.embeddings import weight_key
 from ple_rec.runs.checkpoints import checkpoint_place
 from ple_rec.runs.layout import CONFIG
 from ple_rec.runs.lineage import check_checkpoint_config, describe_differences
 from ple_rec.storage import Location
 from ple_rec.training.checks import global_batch_size, select_run_columns
 from ple_rec.training.context import EvaluationContext, build_evaluation_context
+from ple_rec.training.model import run_tables
 from ple_rec.training.new_rows import read_new_rows_as_unknown, unknown_sources
 from ple_rec.training.precision import saved_precision
 from ple_rec.training.prepared import prepare_run
@@ -153,12 +155,12 @@ def load_table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table
     dataset = DatasetDirectory(config.data.path)
     path = find_trained_checkpoint(config, run_dir, checkpoint, dataset)
     selection = select_run_columns(config, dataset)
-    tables = {t.name: t for t in table_configs(config.embeddings, selection.sparse, selection.table_rows)}
+    tables = {t.name: t for t in run_tables(config, selection)}
     if table not in tables:
         raise UserError("table", f'got "{table}"', suggestion(table, list(tables)), "name a table that the run reads")
     rows_RD = torch.empty(tables[table].num_embeddings, tables[table].embedding_dim)
     with process_group(config.runtime):
-        load_state(path, {"model": {f"embeddings.embedding_bags.{table}.weight": rows_RD}})
+        load_state(path, {"model": {weight_key(table, unpooled=is_unpooled(tables[table])): rows_RD}})
     for row_R, source_R in unknown_sources(dataset, _trained_dataset(path), [table]).values():
         rows_RD[torch.from_numpy(row_R)] = rows_RD[torch.from_numpy(source_R)]
     return rows_RD

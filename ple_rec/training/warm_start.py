@@ -5,28 +5,36 @@ checkpoint. Steps, learning-rate schedule, position in the data, random state, b
 stopping begin anew. Rows of the tables that belong to other values than in the dataset of the checkpoint, or were free
 there, begin anew, too: with their initial weights, drawn with the seed and scale of the first run of a series of warm
 starts, and without optimizer state.
+
+If the two runs differ in `model.history`, the dense layers do not fit, since they read other inputs. Then only the
+tables, with the state of their optimizer, and the statistics of the normalisers come from the checkpoint.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
+from torchrec.distributed.types import ShardedTensor
 
 from ple_rec.checkpoint.load import load_state
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.diff import disallowed_differences
 from ple_rec.config.load import load_config
+from ple_rec.config.model import HISTORY
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
-from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
+from ple_rec.distributed.sharding import table_of_key
 from ple_rec.distributed.table_rows import TableOrigin
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.models.build import check_dense_values
+from ple_rec.models.embeddings import unpooled_tables, weight_key
 from ple_rec.runs.checkpoints import full_address
 from ple_rec.runs.layout import CONFIG, INIT, METRICS, configured_checkpoint_place
 from ple_rec.runs.lineage import check_checkpoint_config, input_changes
@@ -37,6 +45,10 @@ from ple_rec.training.new_rows import reset_new_rows
 from ple_rec.training.prepared import PreparedRun
 from ple_rec.training.restore import column_shard_widths
 
+logger = logging.getLogger(__name__)
+
+# Modules of the model whose buffers are statistics of the training split.
+_NORMALISERS = ("normalise.", "vectors.")
 # Number of differences that a refusal names.
 _MOST_SHOWN = 5
 
@@ -53,6 +65,7 @@ _MAY_DIFFER = (
     "model.input_dropout",
     "model.tower.dropout",
     "model.orthogonality",
+    "model.history",
     "dense_optimizer.learning_rate",
     "dense_optimizer.weight_decay",
     "dense_optimizer.betas",
@@ -168,7 +181,8 @@ def read_warm_start(run_dir: Location) -> WarmStart | None:
 def load_warm_start(context: TrainContext, warm_start: WarmStart) -> None:
     """Load the model and both optimizers from the checkpoint (a collective).
 
-    Any number of ranks may have written it, as long as column-wise tables have shards of the same widths.
+    Any number of ranks may have written it, as long as column-wise tables have shards of the same widths. If its run
+    has another `model.history`, only the tables, their optimizer and the normalisers are loaded.
 
     Raises:
         UserError: The checkpoint is gone, the dataset does not descend from the one that it was trained on, or its
@@ -176,18 +190,52 @@ def load_warm_start(context: TrainContext, warm_start: WarmStart) -> None:
         DataError: The checkpoint is damaged, or does not fit.
     """
 
-    def check() -> None:
+    def check() -> RunConfig:
         # A run that is resumed before its first checkpoint may have another dataset than the one that it began with.
         _check_descent(warm_start, context.dataset.path, context.dataset.schema)
         _check_shard_widths(context, warm_start)
+        return load_config(RunConfig, warm_start.run_dir / CONFIG)
 
-    run_on_rank_zero(check)
+    before = broadcast(run_on_rank_zero(check))
+    assert before is not None  # `broadcast` returns the value of rank 0.
     context.optimizers.init_state()
     state = {"model": context.model.state_dict(), "optimizer": context.optimizers.combined.state_dict()}
-    load_state(warm_start.path, state)
+    if _history(before) == _history(context.config):
+        load_state(warm_start.path, state)
+    else:
+        load_state(warm_start.path, _state_without_dense_layers(context, state, before))
+        if context.ranks.is_main:
+            change = f"model.history was {_history(before)}, is {_history(context.config)}"
+            logger.info(f"the dense layers begin with random weights, since {change}")
     reset_new_rows(context, state, warm_start.dataset, table_origins(context, warm_start))
     context.model.load_state_dict(state["model"])
     context.optimizers.combined.load_state_dict(state["optimizer"])
+
+
+def _history(config: RunConfig) -> str:
+    return config.model.history or HISTORY
+
+
+def _state_without_dense_layers(
+    context: TrainContext, state: Mapping[str, Any], before: RunConfig
+) -> dict[str, dict[str, Any]]:
+    """Return the parts of a state that a run with another `model.history` has, under the keys of that run.
+
+    Args:
+        context: Context of the run that begins.
+        state: State of its model and optimizers, whose tensors the result shares.
+        before: Configuration of the other run.
+    """
+    unpooled = unpooled_tables(before.model, context.selection.histories)
+    tables, model = {}, {}
+    for key, value in state["model"].items():
+        if isinstance(value, ShardedTensor):
+            tables[key] = weight_key(table_of_key(key), unpooled=table_of_key(key) in unpooled)
+            model[tables[key]] = value
+    statistics = {name for name, _ in context.unwrapped_model.named_buffers() if name.startswith(_NORMALISERS)}
+    model |= {key: value for key, value in state["model"].items() if key in statistics}
+    optimizer = {tables[key]: value for key, value in state["optimizer"]["state"].items() if key in tables}
+    return {"model": model, "optimizer": {"state": optimizer}}
 
 
 def table_origins(context: EvaluationContext, warm_start: WarmStart | None) -> dict[str, TableOrigin]:
@@ -232,10 +280,12 @@ def _check_fits(warm_start: WarmStart, prepared_run: PreparedRun) -> None:
     manifest = read_manifest(warm_start.path)
     check_checkpoint_config(before, warm_start.run_dir, warm_start.path, manifest)
     recorded = manifest.written_by
+    # With another `model.history`, the dense layers begin anew, so the sizes of its attention may differ, too.
+    hidden = ("model.history_hidden",) if _history(before) != _history(config) else ()
     # `input_changes` compares the tasks, and `load_warm_start` the shards, since the model is not sharded before.
     differences = [
         f"{key} was {old!r}, is {new!r}"
-        for key, old, new in disallowed_differences(before, config, _MAY_DIFFER)
+        for key, old, new in disallowed_differences(before, config, (*_MAY_DIFFER, *hidden))
         if not key.startswith("tasks[") and not (key.startswith("embeddings.") and key.endswith(".sharding"))
     ]
     differences += input_changes(recorded, selection)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed import sparse_prefetch
-from ple_rec.distributed.sparse_prefetch import sharded_collection
+from ple_rec.distributed.sparse_prefetch import sharded_collections
 from ple_rec.models.losses import StepLoss, loss_weights_BK
 from ple_rec.training.batch_feeder import PipelinedFeeder
 from ple_rec.training.context import TrainContext, build_context
@@ -60,8 +60,8 @@ ALL = (
 # their `KeyedJaggedTensor` is.
 UNNEEDED = {
     ("record_stream sparse.values", "batch_feeder, PipelinedFeeder.next"),
-    ("record_stream weights", "sparse_prefetch, Exchange.prefetch"),
-    ("record_stream lengths", "sparse_prefetch, Exchange._forward"),
+    ("record_stream weights", "sparse_prefetch, _CollectionExchange.prefetch"),
+    ("record_stream lengths", "sparse_prefetch, _CollectionExchange._forward"),
 }
 
 
@@ -117,7 +117,7 @@ class _Driver:
     def __init__(self, context: TrainContext, kind: str, trace: StreamTrace) -> None:
         self._context, self._trace = context, trace
         self._cache = _Cache() if kind == "prefetch" else None
-        collection = sharded_collection(context.model)
+        (collection,) = sharded_collections(context.model)
         assert collection is not None
         if self._cache is not None:
             collection.prefetch = self._cache.prefetch
@@ -175,7 +175,7 @@ def _traces(config: RunConfig, kind: str, schedules: Sequence[Sequence[_Epoch]])
         for schedule in schedules:
             with tracing(STREAMS, operators=rank == 0) as trace:
                 driver = _Driver(context, kind, trace)
-                kernels[sharded_collection(context.model)] = driver.kernels
+                kernels[sharded_collections(context.model)[0]] = driver.kernels
                 driver.run(schedule)
             traces[rank].append(trace)
 

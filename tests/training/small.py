@@ -123,6 +123,11 @@ def whole_tables(model: nn.Module) -> dict[str, Tensor]:
     return whole_sharded({k.split(".")[-2]: v for k, v in model.state_dict().items() if isinstance(v, ShardedTensor)})
 
 
+def whole_state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Every table by its key in the state of a model, put together from the shards of all ranks; a collective."""
+    return whole_sharded({key: value for key, value in model.state_dict().items() if isinstance(value, ShardedTensor)})
+
+
 def whole_state(job: TrainContext) -> dict[str, Tensor]:
     """Weights, tables and optimizer state of a job by name, the same on every rank; a collective."""
     flat = {f"model.{key}": value for key, value in job.model.state_dict().items()}

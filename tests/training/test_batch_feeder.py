@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
-from ple_rec.distributed.sparse_prefetch import sharded_collection, unlock_caches
+from ple_rec.distributed.sparse_prefetch import sharded_collections, unlock_caches
 from ple_rec.errors import PreemptedError, UserError
 from ple_rec.models.losses import StepLoss
 from ple_rec.training import batch_feeder as pipeline_module
@@ -95,8 +95,7 @@ def _loss_of(job: TrainContext, batch: Batch) -> StepLoss:
 def _order(rank: int, world_size: int, data: Path) -> dict[str, list[str]]:
     """What each pipeline does, in its order, over three batches; an evaluation follows the first."""
     job = build_context(_config(data, "sparse_dist"), ranks_of(rank, world_size))
-    collection = sharded_collection(job.model)
-    assert collection is not None
+    (collection,) = sharded_collections(job.model)
     plain, done = type(collection).forward, list[str]()
 
     def noted(name: str, call: Any) -> Any:

@@ -5,7 +5,7 @@ the clock of the outer region until it closes. Each moment therefore belongs to 
 regions add up to the time of the step. A region may open any number of times in a step.
 
 The tables have three regions in the forward pass: input distribution, lookup, and output distribution, which ends when
-its result has arrived. They have two in the backward pass. Gradient exchange covers the gradients of pooled rows and
+its result has arrived. They have two in the backward pass. Gradient exchange covers the gradients of rows and
 the all-reduce of dense gradients; table update is FBGEMM's backward pass with the optimizer of the tables.
 """
 
@@ -21,7 +21,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import LazyAwaitable
 
-from ple_rec.distributed.sparse_prefetch import lookup_modules, sharded_collection
+from ple_rec.distributed.sparse_prefetch import lookup_modules, sharded_collections
 
 Region = Literal[
     "data wait",
@@ -194,16 +194,14 @@ class TableRegionHooks:
     def __init__(self, model: DistributedModelParallel, clocks: RegionClocks) -> None:
         self._clocks = clocks
         self._handles: list[Any] = []
-        collection = sharded_collection(model)
-        if collection is None:
-            return
-        self._handles += [
-            collection.register_forward_pre_hook(self._before_collection),
-            collection.register_forward_hook(self._after_collection),
-        ]
-        for lookup in lookup_modules(collection):
-            self._handles.append(lookup.register_forward_pre_hook(self._before_lookup))
-            self._handles.append(lookup.register_forward_hook(self._after_lookup))
+        for collection in sharded_collections(model):
+            self._handles += [
+                collection.register_forward_pre_hook(self._before_collection),
+                collection.register_forward_hook(self._after_collection),
+            ]
+            for lookup in lookup_modules(collection):
+                self._handles.append(lookup.register_forward_pre_hook(self._before_lookup))
+                self._handles.append(lookup.register_forward_hook(self._after_lookup))
 
     def remove(self) -> None:
         """Remove all hooks."""
@@ -229,13 +227,14 @@ class TableRegionHooks:
                 node.register_hook(lambda *_: self._clocks.pop("table update"))
 
     def _after_collection(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        def after_arrival(pooled: Any) -> Any:
+        def after_arrival(rows: Any) -> Any:
             self._clocks.pop("output distribution")
-            values = pooled.values()
-            if values.requires_grad:
+            # Unpooled rows are a dictionary of jagged tensors by column, whose values are parts of one tensor.
+            tensors = [column.values() for column in rows.values()] if isinstance(rows, dict) else [rows.values()]
+            for node in {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}:
                 # Once these gradients are computed, the backward pass exchanges them and updates the tables.
-                values.register_hook(lambda _: self._clocks.push_untraced("gradient exchange"))
-            return pooled
+                node.register_prehook(lambda *_: self._clocks.push_untraced("gradient exchange"))
+            return rows
 
         if isinstance(output, LazyAwaitable):
             output.callbacks.append(after_arrival)
