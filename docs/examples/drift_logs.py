@@ -90,8 +90,8 @@ def auc_and_loss(click: Ints, p: Floats) -> dict[str, float]:
 def main() -> None:
     """Write the files, and print the best metrics of the last day."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--users", type=int, default=1_000)
-    arguments.add_argument("--rows", type=int, default=200, help="impressions of a user")
+    arguments.add_argument("--users", type=int, default=500)
+    arguments.add_argument("--rows", type=int, default=400, help="impressions of a user")
     arguments.add_argument("--seed", type=int, default=0)
     args = arguments.parse_args()
     log = simulate(args.users, args.rows, args.seed)
