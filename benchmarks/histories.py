@@ -148,7 +148,7 @@ def overrides_of(study: Study, args: argparse.Namespace, model: str, setting: st
 
 
 def train_run(args: argparse.Namespace, model_setting_seed: tuple[str, str, int]) -> tuple[Path, float]:
-    """Train a model unless its run has finished; return the directory and the best metric of the validation split."""
+    """Train a model unless its run has finished; return its directory and its best value on valid, higher is better."""
     model, setting, seed = model_setting_seed
     study = STUDIES[args.study]
     torch.set_num_threads(1)
@@ -156,11 +156,10 @@ def train_run(args: argparse.Namespace, model_setting_seed: tuple[str, str, int]
     with contextlib.redirect_stdout(sys.stderr):
         overrides = [*overrides_of(study, args, model, setting), f"seed={seed}"]
         run = ple_rec.train(study.train, run_dir=run_dir, overrides=overrides, resume="auto")
-        valid, best_metric = run.metrics["valid"], run.config.train.best_metric
-        task, _, metric = best_metric.rpartition(".")
-        value = valid["tasks"][task][metric] if task else valid[metric]
+        value = cast(float, run.metrics["best_value"])
+    best_metric = run.config.train.best_metric
     say(f"{model}, {setting}, seed {seed}: {best_metric} {value:.4f} on valid")
-    return run_dir, value if is_higher_better(metric) else -value
+    return run_dir, value if is_higher_better(best_metric) else -value
 
 
 def score_test(args: argparse.Namespace, run_dir: Path) -> Mapping[str, Any]:
