@@ -68,7 +68,7 @@ class Dataset:
 
     @property
     def features(self) -> list[str]:
-        """Names of the features: first sparse ones, which are ids, then dense ones, which are numbers, then vectors."""
+        """Names of the features: sparse ones, which are ids, then dense ones, which are numbers, vectors, histories."""
         return self.schema.features()
 
     @property
@@ -157,6 +157,10 @@ class Dataset:
                 "" if each.table is None else f"{each.table.rows:,}",
             ]
             for each in self.schema.vectors
+        ]
+        features += [
+            [each.name, f"history of {each.length} events: {', '.join(item.feature for item in each.items)}", ""]
+            for each in self.schema.histories
         ]
         means = _label_means(self.path)
         tasks = [

@@ -355,6 +355,10 @@ class DatasetSchema(Config):
         """Return the history of each list of table rows of which histories consist, by name of the list."""
         return {column.name: history for history in self.histories for column in history.columns()}
 
+    def history_columns(self) -> tuple[SparseFeature, ...]:
+        """Return the lists of table rows of which all histories consist."""
+        return tuple(column for history in self.histories for column in history.columns())
+
     def table_rows(self) -> dict[str, int]:
         """Return the `allocated_rows` of each table by its name; every id of the table is smaller."""
         return {table.name: table.allocated_rows for table in self.tables}

@@ -237,11 +237,11 @@ class DatasetDirectory:
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
         """Return the mean number of ids per training sample, by feature name.
 
-        It is 1 for single-valued features. Bags whose mean length is not in `stats.json` are left out; a column of a
-        history then has the most events of the history.
+        It is 1 for single-valued features. Bags whose mean length is not in `stats.json` are left out. Columns of a
+        history without a mean length there have the largest length of the history.
 
         Args:
-            features: Sparse features, and columns of histories.
+            features: Sparse features and columns of histories.
 
         Raises:
             DataError: `stats.json` differs from its digest.
@@ -250,14 +250,15 @@ class DatasetDirectory:
             columns: Any = self._stats["columns"]
         except (OSError, ValueError, LookupError, TypeError):
             columns = {}
-        histories = self.schema.history_by_column()
-        mean_ids = {name: float(histories[name].length) for feature in features if (name := feature.name) in histories}
+        histories = {column.name: history for history in self.schema.histories for column in history.columns()}
+        mean_ids = {}
         for feature in features:
-            column = histories[feature.name].name if feature.name in histories else feature.name
+            history = histories.get(feature.name)
+            name = feature.name if history is None else history.name
             try:
-                length = columns[column]["train"]["mean_length"] if feature.bag else 1.0
+                length = columns[name]["train"]["mean_length"] if feature.bag else 1.0
             except (LookupError, TypeError):
-                continue
+                length = None if history is None else history.length
             if isinstance(length, int | float) and length > 0:
                 mean_ids[feature.name] = float(length)
         return mean_ids

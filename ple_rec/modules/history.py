@@ -8,12 +8,12 @@ embeddings of the same features of the sample.
     w_i = v . h_i + c
     y   = sum_i w_i [q_i, a_i]
 
-As in the paper, there is no softmax over the events, so that y grows with the number of events that concern t. The
-matrices W are one weight matrix, [W_q, W_a, W_p, W_t].
+As in the paper, there is no softmax over the events, so y grows with the number of events that concern t. For a given
+t, the first layer is linear in the event, so all events of a sample are multiplied once, by [W_q + W_p diag(t), W_a].
 
 Events are padded by zeros. The padding changes nothing: its terms of y are w_i 0 = 0, so w_i has no gradient, either.
 
-Shape suffixes: B batch, R requests, L events of a history, Q width of q and t, E width of [q, a], H hidden width.
+Shape suffixes: B batch, R requests, L events of a history, Q width of q and t, W width of [q, a], H hidden width.
 """
 
 from __future__ import annotations
@@ -27,12 +27,14 @@ from torch.nn import functional as F
 
 from ple_rec.modules.grouped import repeat_by_request
 
-# Initial slope of PReLU below 0, the one of He et al., ICCV 2015.
+# Initial slope of PReLU below 0, that of He et al., ICCV 2015.
 _SLOPE = 0.25
 
 
 class HistoryAttention(nn.Module):
     """Sum of the events of a history, weighted by the activation unit of DIN.
+
+    The weight of the first layer is [W_q, W_a, W_p, W_t].
 
     Args:
         item_width: Width Q of the embeddings of an event's items.
@@ -42,45 +44,44 @@ class HistoryAttention(nn.Module):
 
     def __init__(self, item_width: int, age_width: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.item_width, self.width = item_width, item_width + age_width
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([self.width + 2 * item_width, *hidden, 1]))
+        self.item_width, self.age_width = item_width, age_width
+        sizes = [item_width + age_width + 2 * item_width, *hidden, 1]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.slopes = nn.ParameterList(torch.full((1,), _SLOPE) for _ in hidden)
 
     def forward(
-        self, events_RLE: Tensor, target_BQ: Tensor, request_B: Tensor | None = None, first_R: Tensor | None = None
+        self, events_RLW: Tensor, target_BQ: Tensor, request_B: Tensor | None = None, first_R: Tensor | None = None
     ) -> Tensor:
-        """Return y_BE.
-
-        The parts of the first layer that do not depend on the target are computed once for each request.
+        """Return y_BW.
 
         Args:
-            events_RLE: Events [q, a] of each request, padded by zeros; of each sample without `request_B`.
+            events_RLW: Events [q, a] of each request, padded by zeros; of each sample if there are no requests.
             target_BQ: Target t of each sample.
-            request_B: Request of each sample, ascending; None if each sample has its own history.
-            first_R: First sample of each request; None without `request_B`.
+            request_B: Request of each sample, ascending; None if each sample has a history of its own.
+            first_R: First sample of each request; None if `request_B` is None.
         """
         first, *deeper = self.layers
-        event_HE, product_HQ, target_HQ = first.weight.split([self.width, self.item_width, self.item_width], dim=1)
-        dtype = first.weight.dtype
-        events_BLE, h_BLH = events_RLE.to(dtype), F.linear(events_RLE.to(dtype), event_HE)
+        events_BLW, target_BQ = events_RLW.to(first.weight.dtype), target_BQ.to(first.weight.dtype)
         if request_B is not None and first_R is not None:
-            events_BLE, h_BLH = (
-                repeat_by_request(x.flatten(1), request_B, first_R).unflatten(1, x.shape[1:])
-                for x in (events_BLE, h_BLH)
-            )
-        target_BQ = target_BQ.to(dtype)
-        products_BLQ = events_BLE[:, :, : self.item_width] * target_BQ[:, None]
-        h_BLH = h_BLH + F.linear(products_BLQ, product_HQ) + F.linear(target_BQ, target_HQ, first.bias)[:, None]
+            repeated = repeat_by_request(events_BLW.flatten(1), request_B, first_R)
+            events_BLW = repeated.unflatten(1, events_BLW.shape[1:])
+        event_HW, product_HQ, target_HQ = first.weight.split(
+            [self.item_width + self.age_width, self.item_width, self.item_width], dim=1
+        )
+        weight_BHW = event_HW + F.pad(product_HQ * target_BQ[:, None], (0, self.age_width))
+        bias_B1H = F.linear(target_BQ, target_HQ, first.bias)[:, None]
+        h_BLH = torch.baddbmm(bias_B1H, events_BLW, weight_BHW.transpose(1, 2))
         for layer, slope in zip(deeper, self.slopes, strict=True):
             h_BLH = layer(F.prelu(h_BLH, slope.to(h_BLH.dtype)))
-        # h_BLH is w now, with H = 1. This sum over L is in the order of events, unlike a matrix product.
-        return (h_BLH * events_BLE).sum(1)
+        # The last layer has one output, w. A matrix product would add the events in an order that depends on L.
+        return (h_BLH * events_BLW).sum(1)
 
     def flops_per_sample(self, length: int) -> int:
-        """Return the forward FLOPs of the matrix products for one sample with its own history of `length` events.
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add.
 
-        A multiply-add is two FLOPs. The target is multiplied once for all events.
+        Args:
+            length: Number of events, with padding.
         """
-        first, *deeper = (layer.weight.numel() for layer in self.layers)
-        of_target = self.item_width * len(self.layers[0].bias)
-        return 2 * (length * (first - of_target + sum(deeper)) + of_target)
+        hidden, *deeper = (len(layer.bias) for layer in self.layers)
+        products = (self.item_width + self.age_width) * hidden + sum(a * b for a, b in pairwise([hidden, *deeper]))
+        return 2 * (length * products + self.item_width * hidden)

@@ -108,9 +108,8 @@ def describe_dataset(config: RunConfig, schema: str | None = None) -> DatasetDes
         exists = folder.is_dir()
     if exists:
         dataset = DatasetDirectory(folder)
-        columns = [column for history in dataset.schema.histories for column in history.columns()]
-        ids_per_sample = dataset.ids_per_sample([*dataset.schema.sparse, *columns])
-        return DatasetDescription(dataset.schema, ids_per_sample, config.data.path)
+        columns = (*dataset.schema.sparse, *dataset.schema.history_columns())
+        return DatasetDescription(dataset.schema, dataset.ids_per_sample(columns), config.data.path)
     if config.data.described_by is None:
         raise UserError(
             "data.path",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ple_rec.config.run import RunConfig, TaskConfig
+from ple_rec.config.schema import age_table
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
@@ -47,7 +48,12 @@ class PreparedRun:
         """Share of the ids that training replaces by row 0, by name of the feature; without features that keep all."""
         embeddings = self.config.embeddings
         shares = {name: table.id_dropout for name, table in embeddings.tables.items() if table.id_dropout is not None}
-        by_feature = {f.name: shares.get(f.table, embeddings.id_dropout) for f in self.selection.sparse}
+        # Ages are always known, so they are dropped only if the configuration names their table.
+        ages = {age_table(history.name) for history in self.selection.histories}
+        by_feature = {
+            f.name: shares.get(f.table, 0.0 if f.table in ages else embeddings.id_dropout)
+            for f in self.selection.sparse
+        }
         return {name: share for name, share in by_feature.items() if share > 0}
 
     def training_loader(self, rank: int) -> Loader:

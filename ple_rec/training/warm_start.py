@@ -198,15 +198,14 @@ def load_warm_start(context: TrainContext, warm_start: WarmStart) -> None:
 
     before = broadcast(run_on_rank_zero(check))
     assert before is not None  # `broadcast` returns the value of rank 0.
-    context.optimizers.init_state()
+    has_same_layers = _history(before) == _history(context.config)
+    if has_same_layers:
+        context.optimizers.init_state()
     state = {"model": context.model.state_dict(), "optimizer": context.optimizers.combined.state_dict()}
-    if _history(before) == _history(context.config):
-        load_state(warm_start.path, state)
-    else:
-        load_state(warm_start.path, _state_without_dense_layers(context, state, before))
-        if context.ranks.is_main:
-            change = f"model.history was {_history(before)}, is {_history(context.config)}"
-            logger.info(f"the dense layers begin with random weights, since {change}")
+    load_state(warm_start.path, state if has_same_layers else _state_without_dense_layers(context, state, before))
+    if not has_same_layers and context.ranks.is_main:
+        change = f"model.history was {_history(before)}, is {_history(context.config)}"
+        logger.info(f"the dense layers begin with random weights, since {change}")
     reset_new_rows(context, state, warm_start.dataset, table_origins(context, warm_start))
     context.model.load_state_dict(state["model"])
     context.optimizers.combined.load_state_dict(state["optimizer"])

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 from torch import Tensor
 
 from ple_rec.runs.directory import RunDirectory
+from ple_rec.training import loop
+from ple_rec.training.batch_feeder import PipelinedFeeder
 from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.loop import train_steps
+from ple_rec.training.progress import ReportWindow, TrainingProgress
+from ple_rec.training.restore import restore
 from tests.histories import write_histories
-from tests.training.small import SGD, on_ranks, ranks_of, records, relative, small_config, whole_tables
+from tests.rank_processes import RankError
+from tests.training.small import (
+    SGD,
+    on_ranks,
+    ranks_of,
+    records,
+    relative,
+    small_config,
+    train_small,
+    whole_state,
+    whole_tables,
+)
 
 STEPS = 12
 SHARDINGS: dict[str, dict[str, Any]] = {
@@ -97,17 +117,125 @@ def test_all_weights_move(trained: dict[int, dict[str, Any]]) -> None:
         **dict.fromkeys(("video", "author", "tab", "liked_age"), True),
     }
     moved = {name: relative(run["weights"][name], run["before"][name]) for name in run["weights"]}
-    print(moved)
     assert min(moved.values()) > 5e-5, moved
 
 
 @pytest.mark.parametrize(("world_size", "sharding"), [(w, sharding) for w, case in CASES.items() for sharding in case])
-def test_weights_and_records_equal_those_of_one_rank(
+def test_weights_and_losses_equal_those_of_one_rank(
     world_size: int, sharding: str, trained: dict[int, dict[str, Any]]
 ) -> None:
     run, one = trained[world_size][sharding], trained[1]["row_wise"]
-    assert run["before"].keys() == one["before"].keys()
-    far = {
-        name: error for name in one["weights"] if (error := relative(run["weights"][name], one["weights"][name])) > 1e-5
-    }
-    assert not far
+    for weights, expected in ((run[part], one[part]) for part in ("before", "weights")):
+        assert weights.keys() == expected.keys()
+        assert {name: error for name in expected if (error := relative(weights[name], expected[name])) > 1e-5} == {}
+    for found, expected in ((run["metrics"], one["metrics"]), (run["records"], one["records"])):
+        left, right = flat(found), flat(expected)
+        assert left.keys() == right.keys()
+        assert left == pytest.approx(right, rel=2e-5, abs=1e-6)
+    (video,) = (table.sharding for table in run["plan"] if table.table == "video")
+    expected_kinds = {"one of each": "table_wise", "columns": "column_wise", "planner": video}
+    assert video == expected_kinds.get(sharding, sharding)
+
+
+def flat(value: Any, place: str = "") -> dict[str, float]:
+    """The numbers of nested dicts and lists, by place."""
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {place: value} if isinstance(value, int | float) else {}
+    return {k: v for key, inner in items for k, v in flat(inner, f"{place}.{key}").items()}
+
+
+SAVED = {"train": {"batch_size": 48, "steps": 8, "report_every": 4, "evaluate_every": 4}, "checkpoint": {"every": 3}}
+SHARDED_1, SHARDED_2 = ({"embeddings": {"dim": 8, **SHARDINGS[name]}} for name in ("row_wise", "one of each"))
+
+
+def _run(
+    rank: int,
+    world_size: int,
+    data: Path,
+    run_dir: Path,
+    changes: dict[str, Any],
+    resume: bool = False,
+    killed_at: int | None = None,
+) -> dict[str, Tensor]:
+    """Train or go on, and return the whole state; the last rank is killed after a step."""
+    advance, count = TrainingProgress.advance, [0]
+
+    def advance_or_die(self: TrainingProgress) -> None:
+        advance(self)
+        count[0] += 1
+        if count[0] == killed_at and rank == world_size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with mock.patch.object(TrainingProgress, "advance", advance_or_die):
+        config = config_of(data, SAVED | changes)
+        config = config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.1})})
+        return whole_state(train_small(rank, world_size, config, run_dir, resume=resume))
+
+
+def _pipelines(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, tuple[dict[str, Tensor], Any]]:
+    """State and records of a run without a pipeline, and of those that prepare batches ahead, as far as a CPU can."""
+    results = {}
+    for kind in ("none", "sparse_dist", "prefetch"):
+        with pytest.MonkeyPatch.context() as patch:
+            if kind == "prefetch":
+                patch.setattr(
+                    loop,
+                    "make_feeder",
+                    lambda _, model, ranks, regions: PipelinedFeeder(model, ranks, regions, prefetch=True),
+                )
+            pipeline = {"pipeline": "none" if kind == "prefetch" else kind}
+            changes = {"train": SAVED["train"] | pipeline} | SHARDED_2
+            results[kind] = _run(rank, world_size, data, runs / kind, changes), records(runs / kind)
+    return results
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not torch.equal(found[name], expected[name])] == []
+
+
+def test_a_pipelined_run_has_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    results = on_ranks(_pipelines, 2, folder / "data", tmp_path)[0]
+    state, lines = results["none"]
+    assert any(key.startswith("optimizer.sequences.embeddings.video.weight") for key in state)
+    for found, found_lines in results.values():
+        assert_equal(found, state)
+        assert found_lines == lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad"])
+def test_a_run_that_is_killed_goes_on_with_the_same_bits(optimizer: str, folder: Path, tmp_path: Path) -> None:
+    changes = SHARDED_2 | {"table_optimizer": {"kind": optimizer}}
+    whole = on_ranks(_run, 2, folder / "data", tmp_path / "whole", changes)[0]
+    with pytest.raises(RankError, match="exit code -9"):
+        on_ranks(_run, 2, folder / "data", tmp_path / "killed", changes, False, 5)
+    assert (tmp_path / "killed" / "checkpoints" / "latest").read_text() == "step-4\n"
+    assert_equal(on_ranks(_run, 2, folder / "data", tmp_path / "killed", changes, True)[0], whole)
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+
+
+def _loaded(rank: int, world_size: int, data: Path, run_dir: Path, changes: dict[str, Any]) -> dict[str, Tensor]:
+    """The state that a run restores from its newest checkpoint."""
+    job = build_context(config_of(data, SAVED | changes), ranks_of(rank, world_size))
+    restore(job, run_dir / "checkpoints" / "step-8", ReportWindow(job.selection.tasks, job.ranks.device))
+    return whole_state(job)
+
+
+def test_a_checkpoint_is_loaded_on_any_number_of_ranks_and_sharding(folder: Path, tmp_path: Path) -> None:
+    """On 2 ranks, then on 1, which trains on, then on 3."""
+    data, run_dir = folder / "data", tmp_path / "run"
+    two = on_ranks(_run, 2, data, run_dir, SHARDED_2)[0]
+    for world_size, sharding in ((1, SHARDED_1), (3, SHARDED_2), (3, SHARDED_1)):
+        assert_equal(on_ranks(_loaded, world_size, data, run_dir, sharding)[0], two)
+    longer = {"train": SAVED["train"] | {"steps": 12}} | SHARDED_1
+    runs = {ranks: shutil.copytree(run_dir, tmp_path / f"on-{ranks}") for ranks in (1, 2, 3)}
+    states = {ranks: on_ranks(_goes_on, ranks, data, run, longer)[0] for ranks, run in runs.items()}
+    for ranks in (1, 3):
+        assert states[ranks].keys() == states[2].keys()
+        assert max(relative(states[ranks][key], states[2][key]) for key in states[2] if states[2][key].numel()) < 1e-4
+
+
+def _goes_on(rank: int, world_size: int, data: Path, run_dir: Path, changes: dict[str, Any]) -> dict[str, Tensor]:
+    return whole_state(train_small(rank, world_size, config_of(data, SAVED | changes), run_dir, resume=True))

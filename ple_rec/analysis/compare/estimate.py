@@ -33,7 +33,15 @@ from ple_rec.analysis.compare.workers import Outcome, Worker, Workers
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml, with_values
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR, SplitInfo
+from ple_rec.config.schema import (
+    HISTORIES_DIR,
+    SCHEMA_FILE,
+    STATS_FILE,
+    SUCCESS_FILE,
+    VECTORS_DIR,
+    VOCAB_DIR,
+    SplitInfo,
+)
 from ple_rec.data.dataset import DatasetDirectory, read_columns
 from ple_rec.errors import UserError
 from ple_rec.runs.layout import explain_write_errors, write_text
@@ -104,7 +112,7 @@ def _batch_size(config: RunConfig) -> int:
 
 
 def write_first_rows(dataset: DatasetDirectory, out: Path, rows: dict[Split, int]) -> Path:
-    """Write the first rows of each split to a new dataset with the same vocabularies, frozen tables and statistics.
+    """Write the first rows of each split to a new dataset with the same vocabularies, events, statistics and so on.
 
     Args:
         dataset: Dataset whose rows are copied.
@@ -134,8 +142,9 @@ def write_first_rows(dataset: DatasetDirectory, out: Path, rows: dict[Split, int
         splits[split] = SplitInfo(rows=len(first_rows), row_groups=-(-len(first_rows) // size))
     (out / SCHEMA_FILE).write_text(dump_toml(dataset.schema.model_copy(update={"splits": splits})))
     names = [STATS_FILE]
-    for folder in (VOCAB_DIR, VECTORS_DIR):
-        (out / folder).mkdir()
+    events = [f"{HISTORIES_DIR}/{history.name}" for history in dataset.schema.histories]
+    for folder in (VOCAB_DIR, VECTORS_DIR, *events):
+        (out / folder).mkdir(parents=True)
         names += [f"{folder}/{name}" for name in names_in(dataset.path / folder)]
     for name in names:
         if (dataset.path / name).is_file():
