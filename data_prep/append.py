@@ -24,7 +24,7 @@ _MAX_LISTED = 4  # Greatest number of differences or days that a message lists.
 _CHANGEABLE_KEYS = ("append", "on_bad_row", "max_bad_fraction", "output", "name")  # An appended day may change these.
 # Files of the log and of side tables may change, too; before two configurations are compared, both get these values.
 _NO_FILES: dict[str, Any] = {"files": (), "format": None, "csv": CsvConfig()}
-_NAMED_LISTS = ("sparse", "dense", "vectors", "rates", "tasks")
+_NAMED_LISTS = ("sparse", "dense", "vectors", "rates", "histories", "tasks")
 _DAY_ARGUMENT = re.compile(r"(?:day=)?(\d{1,6}|\d{4}-\d\d-\d\d)")
 
 
@@ -117,6 +117,7 @@ def _warn_of_gap(parent: Parent, day: int | str, epoch_day: int) -> None:
     if not days:
         return
     more = [f"{len(days) - _MAX_LISTED} more"] if len(days) > _MAX_LISTED else []
+    readers = [name for name in ("rates", "histories") if getattr(parent.config, name)]
     *first, last = [*map(date_text, days[:_MAX_LISTED]), *more]
     logger.warning(
         "--append day=%s: %s %s left out, for %s ends on %s; days are appended in order, so no later dataset can add "
@@ -126,7 +127,7 @@ def _warn_of_gap(parent: Parent, day: int | str, epoch_day: int) -> None:
         "is" if len(days) == 1 else "are",
         parent.path,
         date_text(end),
-        ", and their rows count in rates only if they are in this log" if parent.config.rates else "",
+        f", and their rows count in {' and '.join(readers)} only if they are in this log" if readers else "",
     )
 
 
@@ -152,15 +153,16 @@ def _check_same_columns(parent: Parent, requested: PrepConfig) -> None:
     """Refuse a configuration that differs from the parent's in more than an appended day may change.
 
     Raises:
-        UserError: Side tables, features, rates, tasks, embedding tables, or the settings of `_day_settings` differ.
+        UserError: Side tables, features, rates, histories, tasks, embedding tables, or the settings of `_day_settings`
+            differ.
     """
     old, new = parent.config.with_found_values_of(parent.config), requested.with_found_values_of(parent.config)
     old_names, new_names = _column_names(old), _column_names(new)
     differing: list[Difference] = [
         (key, old_names[key], new_names[key]) for key in old_names if old_names[key] != new_names[key]
     ]
-    # If the names of side tables, features, rates or tasks differ, the message lists the names, and their definitions
-    # are not compared. A pattern `sparse[[]*` matches the keys that begin with `sparse[`.
+    # If the names of side tables, features, rates, histories or tasks differ, the message lists the names, and their
+    # definitions are not compared. A pattern `sparse[[]*` matches the keys that begin with `sparse[`.
     ignored_keys = [*_CHANGEABLE_KEYS, "split", *(each for key, _, _ in differing for each in (key, f"{key}[[]*"))]
     differing += disallowed_differences(_with_defaults(old, new), _with_defaults(new, old), ignored_keys)
     settings = zip(_day_settings(old).items(), _day_settings(new).values(), strict=True)
@@ -182,7 +184,7 @@ def _check_same_columns(parent: Parent, requested: PrepConfig) -> None:
 
 
 def _column_names(config: PrepConfig) -> dict[str, list[str]]:
-    """Return the names of side tables, features, rates and tasks, by key of the configuration."""
+    """Return the names of side tables, features, rates, histories and tasks, by key of the configuration."""
     return {"sides": sorted(config.sides)} | {
         key: [entry.name for entry in getattr(config, key)] for key in _NAMED_LISTS
     }

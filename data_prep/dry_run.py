@@ -388,7 +388,7 @@ class _SamplePipeline(Pipeline):
     def _column_lines(self, values: Mapping[str, ValueEstimate]) -> Iterator[str]:
         """Yield a line for each feature and task: what its column becomes, and the number of values of its table.
 
-        Columns of one table have the same numbers.
+        Columns of one table have the same numbers. Those of a history are numbers of events.
         """
         kind = "train values" if self.parent is None else "new values"
         yield f"  {'column':24} {'becomes':34} {f'{kind} sampled':>22} {'in all, about':>18}"
@@ -407,6 +407,11 @@ class _SamplePipeline(Pipeline):
             side = self.resolved.frozen.get(vector.name)
             stored = "" if side is None else f", stored once for each row of {side.side}"
             yield f"  {vector.name:24} vector of {vector.width} numbers, {vector.normaliser}{stored}"
+        for history in self.config.histories:
+            events = self.events[history.name]
+            count = self.engine.fetch(events.aggregate(count=events.count()))["count"][0].as_py()
+            becomes = f"history, the last {history.length:,} of events:"
+            yield f"  {history.name:24} {becomes:34} {count:>22,} {round(count * self.scale):>18,}"
         for task in self.config.tasks:
             space = f" where {task.space}" if task.space is not None else ""
             yield f"  {task.name:24} {task.kind}: {task.source}{space}"
@@ -453,6 +458,7 @@ class _SamplePipeline(Pipeline):
         """Return the expected number of rows of each embedding table."""
         # n edges make n + 1 buckets. Row 0 of every table stands for missing and unknown values.
         sizes = [len(feature.edges or ()) + 2 for feature in self.config.sparse if feature.bucketised]
+        sizes += [len(history.age_edges) + 2 for history in self.config.histories]
         for name, estimate in values.items():
             spec = self.config.tables.get(name, TableSpec())
             sizes.append(estimate.expected + 1 + spec.hash_rows if spec.capacity is None else spec.capacity)

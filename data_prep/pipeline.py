@@ -70,6 +70,7 @@ from data_prep.survey import RowRange, Survey, survey
 from data_prep.transforms import expression_scope, histories, quantiles, rates, side_bags
 from data_prep.transforms.arithmetic import date_text
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
+from data_prep.transforms.history_append import StoredEvents
 from data_prep.transforms.json_counts import JsonCount, count_json, warn_of_texts
 from data_prep.transforms.list_warnings import warn_of_lists
 from data_prep.transforms.resolve import Resolved
@@ -297,7 +298,15 @@ class Pipeline:
             self._fill_in(**counts.dates())
             self._fill_in_quantiles()
         if self.config.histories:
-            self.rows, self.events = histories.with_histories(self.rows, self.day_1, is_complete=self.reads_every_row)
+            events = None
+            if self.parent is not None:
+                events = StoredEvents.read(self.engine, self.parent.config, self.parent.events)
+            complete, say = self.reads_every_row, self.progress.say
+            self.rows, events = histories.with_histories(
+                self.rows, self.day_1, is_complete=complete, earlier=events, say=say
+            )
+            self.events = events.tables
+            self._fill_in(**events.dates())
 
     def _fill_in_quantiles(self) -> None:
         """Compute the unknown edges and thresholds that can be computed from the present columns of `rows`."""

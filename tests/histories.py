@@ -7,7 +7,6 @@ true if the history has a video of the author of the row, so it depends on the h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +98,16 @@ def expected_history(columns: Columns, events: Columns, row: int) -> list[list[i
     return [*([int(events[name][i]) for i in before] for name in ITEMS), buckets]
 
 
-def histories_schema(events: int, tasks: Sequence[str] = ("click", "watch", "again")) -> DatasetSchema:
+def histories_schema(events: int, fingerprint: str = FINGERPRINT, ancestors: tuple[str, ...] = ()) -> DatasetSchema:
     """`schema.toml` of the dataset."""
     labels = {"click": "click", "watch": "seconds", "again": "again"}
     sizes = {"user": USERS, "video": VIDEOS, "author": AUTHORS, "tab": TABS, f"{NAME}_age": len(AGE_EDGES) + 2}
     return DatasetSchema(
         version=1,
         name="histories",
-        fingerprint=FINGERPRINT,
+        fingerprint=fingerprint,
+        parent=ancestors[0] if ancestors else None,
+        ancestors=ancestors,
         tables=tuple(Table(name=name, rows=rows) for name, rows in sizes.items()),
         sparse=tuple(SparseFeature(name=name, table=name) for name in ("user", *ITEMS)),
         dense=(DenseFeature(name="noise", normaliser="none"),),
@@ -120,20 +121,30 @@ def histories_schema(events: int, tasks: Sequence[str] = ("click", "watch", "aga
             ),
         ),
         tasks=tuple(
-            Task(name=name, kind="regression" if name == "watch" else "binary", label=labels[name]) for name in tasks
+            Task(name=name, kind="regression" if name == "watch" else "binary", label=label)
+            for name, label in labels.items()
         ),
         group="user_group",
         splits={split: SplitInfo(rows=rows, row_groups=rows // GROUP_ROWS) for split, rows in ROWS.items()},
     )
 
 
-def write_histories(folder: Path, *, seed: int = 0, change: Columns | None = None) -> Columns:
+def write_histories(
+    folder: Path,
+    *,
+    seed: int = 0,
+    change: Columns | None = None,
+    fingerprint: str = FINGERPRINT,
+    ancestors: tuple[str, ...] = (),
+) -> Columns:
     """Write the dataset to a new folder, and return all rows of the log, those of training first.
 
     Args:
         folder: The dataset directory.
         seed: Of the log.
         change: Columns of the log to write in place of the right ones.
+        fingerprint: Of the dataset.
+        ancestors: Fingerprints of its ancestors, the parent first.
     """
     columns = log_rows(seed)
     columns["user_group"] = columns["user"].astype(np.int64)
@@ -141,7 +152,7 @@ def write_histories(folder: Path, *, seed: int = 0, change: Columns | None = Non
     for split, rows in ROWS.items():
         (folder / split).mkdir(parents=True)
         part = pa.table({name: values[begin : begin + rows] for name, values in written.items() if name != "like"})
-        write_part(folder / split / "part-00000.parquet", part, FINGERPRINT, GROUP_ROWS)
+        write_part(folder / split / "part-00000.parquet", part, fingerprint, GROUP_ROWS)
         begin += rows
     directory = folder / "histories" / NAME
     directory.mkdir(parents=True)
@@ -150,5 +161,5 @@ def write_histories(folder: Path, *, seed: int = 0, change: Columns | None = Non
         np.save(directory / f"{name}.npy", events[name].astype(np.int32))
     lengths = (columns["liked_end"] - columns["liked_begin"])[: ROWS["train"]]
     stats = {"columns": {NAME: {"train": {"mean_length": float(lengths.mean())}}}}
-    finish(folder, histories_schema(len(events["user"])), FINGERPRINT, stats)
+    finish(folder, histories_schema(len(events["user"]), fingerprint, ancestors), fingerprint, stats)
     return columns

@@ -29,26 +29,30 @@ _NO_SPLIT = DaySplit(by="day", train=(1, 1), valid=(2, 2), test=(3, 3))  # A req
 def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[str, str]) -> PrepConfig:
     """Return a configuration that has only some features of a preparation, and id columns in place of `carry`.
 
-    `carry` has the columns that are copied to the output. The configuration has no tasks, so no dataset directory can
-    be made by it.
+    It also has the features that are items of its histories, since their values decide the order of events. `carry` has
+    the columns that are copied to the output. The configuration has no tasks, so no dataset directory can be made from
+    it.
 
     Args:
         config: Configuration of the preparation.
-        features: Names of the features.
+        features: Names of the features, among them those of histories.
         ids: Expressions of the id columns, by name.
     """
+    histories = tuple(history for history in config.histories if history.name in features)
+    features = {*features, *(item for history in histories for item in history.items)}
     sparse = tuple(feature for feature in config.sparse if feature.name in features)
     dense = tuple(number for number in config.dense if number.name in features)
     vectors = tuple(vector for vector in config.vectors if vector.name in features)
     numbers = (*(each for each in config.dense_features if each.name in features), *vectors)
     texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(n.source for n in numbers)]
+    texts += [text for history in histories for text in (history.key, history.where)]
     words = words_read(config, [text for text in (*texts, *ids.values()) if text is not None])
     sides_read = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
     counted = {i for table in counted_tables_read(config, words).values() for i in table.rates}
     # The rates are counted already, so `of` may be any expression that reads no column.
     rates = [rate if rate.of is None else rate.model_copy(update={"of": "0"}) for rate in config.rates]
     joins_by_day = bool(counted) or any(side.day is not None for side in sides_read.values())
-    needs_time = joins_by_day or reads_time(config, words)
+    needs_time = joins_by_day or bool(histories) or reads_time(config, words)
     left_out: dict[str, Any] = {
         "checks": {},
         "tasks": (),
@@ -62,6 +66,7 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
             "sparse": sparse,
             "dense": dense,
             "vectors": vectors,
+            "histories": histories,
             "rates": tuple(rate for i, rate in enumerate(rates) if i in counted),
             "sides": sides_read,
             "time": config.time if needs_time else None,
@@ -156,6 +161,7 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
     """
     texts: dict[str, Sequence[str | None]] = {f"feature {f.name}": (f.source, f.weights) for f in config.sparse}
     texts |= {f"feature {number.name}": (number.source,) for number in (*config.dense_features, *config.vectors)}
+    texts |= {f"history {each.name}": (each.key, each.where) for each in config.histories}
     texts |= {"log.where": (config.log.where,)}
     texts |= {f"{Option.IDS} {name.removeprefix(ID_PREFIX)}": (text,) for name, text in config.carry.items()}
     words = {who: words_read(config, [text for text in read if text is not None]) for who, read in texts.items()}

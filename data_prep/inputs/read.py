@@ -24,6 +24,7 @@ from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.failures import DiskFullError, EngineError, OutOfMemoryError
 from data_prep.inputs.columns import ID_PREFIX, check_inputs, id_expressions, inputs_config
+from data_prep.inputs.histories import LogHistories, compute_histories, fetch_events, read_stored_events
 from data_prep.inputs.rates import compute_rates, read_counts
 from data_prep.inputs.times import RawTimeColumn, find_raw_times
 from data_prep.page_checksums import check_pages
@@ -31,7 +32,9 @@ from data_prep.progress import Progress
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
 from data_prep.sources.table import check_unchanged, refuse_changes, shown_value
 from data_prep.transforms.columns import REASON
-from data_prep.transforms.rates import join_rates
+from data_prep.transforms.histories import join_offsets
+from data_prep.transforms.history_append import StoredEvents
+from data_prep.transforms.rates import RateCounts, join_rates
 from data_prep.transforms.resolve import Resolved, resolve
 from data_prep.transforms.rows import Derived, LogRows, derive
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
@@ -48,8 +51,8 @@ class InputOptions:
 
     Args:
         data: File, folder or glob of the log's files (`--data`).
-        dataset: Directory of the dataset that the model was trained on, which has the counts of its rates; None for a
-            model without rates.
+        dataset: Directory of the dataset that the model was trained on, which has the counts of its rates and the
+            events of its histories; None for a model without both.
         source: Folder of the files of side tables (`--from`).
         features: Names of the features that the model reads.
         ids: Names of the id columns, which are copied to the output: columns of the log, `side.column`, `group`,
@@ -79,7 +82,8 @@ class Inputs:
         resolved: Configuration of the inputs, with the files of the log and of the side tables.
         raw_times: Id columns that hold times, by name. They are read from the files and not by the engine, which would
             lose their type and time zone.
-        dataset: Directory of the dataset that has the counts of the rates; None if no rate is read.
+        dataset: Directory of the dataset that has the counts of the rates and the events of the histories; None if none
+            is read.
 
     Attributes:
         ids: Names of the id columns.
@@ -96,7 +100,13 @@ class Inputs:
         dataset: Location | None = None,
     ) -> None:
         self._log_rows, self._raw_times, self._dataset = LogRows(engine, resolved), raw_times, dataset
-        self._counts = None if dataset is None else read_counts(engine, dataset, resolved.config)
+        self._counts: RateCounts | None = None
+        self._stored_events: StoredEvents | None = None
+        if dataset is not None and resolved.config.rates:
+            self._counts = read_counts(engine, dataset, resolved.config)
+        if dataset is not None and resolved.config.histories:
+            self._stored_events = read_stored_events(engine, dataset, resolved.config)
+        self._histories: LogHistories | None = None
         self._rates: Mapping[str, ir.Table] = {}  # Values of the rates by key and day, by name of the counted table.
         self.tables = resolved.tables
         self.ids = tuple(name.removeprefix(ID_PREFIX) for name in resolved.config.carry)
@@ -136,7 +146,8 @@ class Inputs:
         """Yield the rows from a position on, in the order of the log.
 
         The columns are `POSITION`, `raw__<feature>` and `weights__<feature>` of sparse features, the dense features,
-        the vectors, and the id columns with the prefix `ID_PREFIX`. If the log has no row from that position on, one
+        the vectors, the columns of histories as in the parts of a dataset (their offsets count the events of `events`),
+        and the id columns with the prefix `ID_PREFIX`. If the log has no row from that position on, one
         batch without rows is yielded.
 
         Args:
@@ -152,8 +163,14 @@ class Inputs:
                 check_pages(self._log_rows.resolved)
                 if not self._log_rows.sides:
                     self._log_rows = self._log_rows.with_sides(materialize=True)  # Side tables are read once.
+                # Histories also need the rows before the first one, which may be events.
                 if self._counts is not None and self._dataset is not None:
-                    self._rates = compute_rates(self._log_rows, self._counts, self._dataset, first)
+                    begin = first if self._stored_events is None else 0
+                    self._rates = compute_rates(self._log_rows, self._counts, self._dataset, begin)
+                if self._stored_events is not None and self._dataset is not None:
+                    rows, stored = self._joined(0, self.rows), self._stored_events
+                    engine, resolved = self._log_rows.engine, self._log_rows.resolved
+                    self._histories = compute_histories(engine, resolved, rows, stored, self._dataset)
                 for start in range(first, self.rows, self._batch_rows) if first < self.rows else [first]:
                     yield self._read_batch(start, min(start + self._batch_rows, max(self.rows, start)))
         except EngineError as error:
@@ -164,6 +181,19 @@ class Inputs:
         except DiskFullError as error:
             raise UserError(f"predict {Option.OUT}", error.value, "DuckDB spills data there", error.fix) from error
 
+    def events(self, history: str) -> pa.Table:
+        """Return the events of a history, after `batches` has yielded its first batch.
+
+        Args:
+            history: Name of the history.
+
+        Returns:
+            Time of each event, `log_time`, in seconds since 1970-01-01 UTC, and the raw values of each item under the
+            name of its feature.
+        """
+        assert self._histories is not None
+        return fetch_events(self._log_rows.engine, self._log_rows.resolved, history, self._histories.events[history])
+
     def check_unchanged(self) -> None:
         """Check that no file has changed since it was opened.
 
@@ -173,9 +203,11 @@ class Inputs:
         check_unchanged(self._files, _RUN_AGAIN)
 
     def _joined(self, first: int, last: int) -> ir.Table:
-        """Return the rows at positions first to last - 1 with the columns of side tables and rates."""
+        """Return the rows at positions first to last - 1 with the columns of side tables, rates and histories."""
         rows = self._log_rows.joined(first, last)
-        return join_rates(rows, self._rates, self._log_rows.resolved, rows.columns) if self._rates else rows
+        if self._rates:
+            rows = join_rates(rows, self._rates, self._log_rows.resolved, rows.columns)
+        return rows if self._histories is None else join_offsets(rows, self._histories.offsets)
 
     def _read_batch(self, first: int, last: int) -> pa.Table:
         derived = derive(self._joined(first, last), self._log_rows.resolved, split=False)
@@ -257,8 +289,9 @@ def open_inputs(
     spill.mkdir()
     engine = DuckEngine(spill, memory=options.memory, threads=options.threads, reads_once=True)
     try:
-        dataset = options.dataset if resolved.config.rates else None
-        assert dataset is not None or not resolved.config.rates  # A model with rates was trained on such a dataset.
+        needs_dataset = bool(resolved.config.rates or resolved.config.histories)
+        dataset = options.dataset if needs_dataset else None
+        assert dataset is not None or not needs_dataset  # A model with them was trained on a dataset that has them.
         yield Inputs(engine, replace(resolved, tables=tables), raw_times, dataset)
     finally:
         engine.close()

@@ -28,14 +28,11 @@ from data_prep.output.parts import ParquetPartSink, read_part
 from data_prep.output.writer import UNFINISHED
 from data_prep.transforms.arithmetic import seconds_of_count
 from data_prep.transforms.encode import encode_features
-from data_prep.transforms.histories import EVENT_KEY, EVENT_TIME, item_column
+from data_prep.transforms.history_values import EVENT_TIME, event_order, item_column, with_missing
 from ple_rec.config.prep import HistorySpec, PrepConfig
 from ple_rec.config.schema import LOG_TIME, Table
 
 _ROW_GROUP_ROWS = 131_072
-# Column: number whose binary digits mark the missing items of an event. Engines sort nulls differently, but among
-# events with the same number, an item is missing in all or in none.
-_MISSING = "__missing"
 _ID = "id_"  # Prefix of columns with the encoded items.
 
 
@@ -82,8 +79,7 @@ def write_events(
         if file is None or not all(array.exists() for array in sink.arrays.values()):
             (folder / history.name).mkdir(parents=True, exist_ok=True)
             rows = _encode(engine, config, history, raw, vocabularies, tables)
-            order = [EVENT_KEY, EVENT_TIME, _MISSING, *map(item_column, history.items)]
-            files = engine.write_parts(rows, order, sink)
+            files = engine.write_parts(rows, event_order(history), sink)
             file = files[0] if files else sink.write_empty()
         counts[history.name] = file.rows
     return counts
@@ -100,13 +96,10 @@ def _encode(
     """Return events with their encoded items, their time in seconds, and the columns by which they are sorted."""
     assert config.time is not None
     features = {feature.name: feature for feature in config.sparse}
-    missing: ir.IntegerValue = ibis.literal(0, "int64")
-    for i, item in enumerate(history.items):
-        missing = missing + events[item_column(item)].isnull().cast("int64") * 2**i
-    rows = events.mutate(
+    rows = with_missing(events, history).mutate(
         **{f"raw__{_ID}{item}": events[item_column(item)] for item in history.items},
         **{LOG_TIME: seconds_of_count(events[EVENT_TIME], config.time.unit).cast("int64")},
-        **{_MISSING: missing, PART: ibis.literal(0, "int32")},
+        **{PART: ibis.literal(0, "int32")},
     )
     items = [
         features[item].model_copy(update={"name": f"{_ID}{item}", "table": features[item].table_name})

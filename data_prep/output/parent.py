@@ -1,7 +1,8 @@
 """Parent of an appended day: the dataset directory to which `ple-rec prep --append` adds a day of the log.
 
 A day is appended as a dataset of its own, which keeps the ids, the edges of buckets and the thresholds of its parent.
-So a model that was trained on the parent can be trained on that day. Rates go on from the counts of the parent.
+So a model that was trained on the parent can be trained on that day. Rates go on from the counts of the parent, and
+histories from its events.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 from data_prep.transforms.splits import date_of_training
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
-from ple_rec.config.schema import RATES_DIR, SCHEMA_FILE, VOCAB_DIR, DatasetSchema
+from ple_rec.config.schema import HISTORIES_DIR, RATES_DIR, SCHEMA_FILE, VOCAB_DIR, DatasetSchema
 from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location
@@ -35,6 +36,7 @@ class Parent:
         rate_tables: Files of the counted tables of rates on this machine, by table.
         value_counts: Files of the counts of values by day on this machine, by embedding table; only of tables with
             `admit` or `expire`.
+        events: Files of the events of histories on this machine, by history.
     """
 
     path: Location
@@ -43,6 +45,7 @@ class Parent:
     vocabularies: Mapping[str, Path]
     rate_tables: Mapping[str, Path]
     value_counts: Mapping[str, Path]
+    events: Mapping[str, Path]
 
     @classmethod
     def read(cls, path: Location) -> Parent:
@@ -70,6 +73,7 @@ class Parent:
         value_counts = {
             table: digests.local_copy(f"{RATES_DIR}/{name}.parquet") for table, name in config.value_tables.items()
         }
+        events = {each.name: digests.local_copy(f"{HISTORIES_DIR}/{each.name}.parquet") for each in config.histories}
         rules = dict.fromkeys(
             vocabularies.values(), "an appended day keeps the row of each value, which this file holds"
         )
@@ -77,6 +81,7 @@ class Parent:
         rules |= dict.fromkeys(
             value_counts.values(), "values of an appended day are admitted and expire by the counts in this file"
         )
+        rules |= dict.fromkeys(events.values(), "histories of an appended day go on from the events in this file")
         fix = "copy it again, or prepare the first days again"
         for file, rule in rules.items():
             if not file.is_file():
@@ -85,7 +90,7 @@ class Parent:
                 pq.read_metadata(file)
             except (OSError, pa.ArrowException) as error:
                 raise DataError(str(file), f"unreadable ({error})", rule, fix) from error
-        return cls(path, schema, config, vocabularies, rate_tables, value_counts)
+        return cls(path, schema, config, vocabularies, rate_tables, value_counts, events)
 
     @property
     def lineage(self) -> tuple[str, ...]:

@@ -130,6 +130,14 @@ class Summary:
         total = sum(table.allocated_rows for table in tables)
         vectors = f", {count} vector{'s' if count > 1 else ''}" if (count := len(schema.vectors)) else ""
         lines = [f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense{vectors}"]
+        if schema.histories:
+            lengths = [(each.name, self.stats["columns"][each.name]["train"], each.length) for each in schema.histories]
+            texts = [
+                f"{name} {train['mean_length'] or 0:.1f} of at most {most:,}, none in "
+                f"{train['empty'] / max(train['rows'], 1):.1%} of rows"
+                for name, train, most in lengths
+            ]
+            lines.append(_listed("  events in histories of train: ", texts, "; "))
         sizes = [f"{table.name} {table.allocated_rows:,}" for table in tables]
         lines += [_listed(f"  {len(tables)} tables of {total:,} rows: ", sizes)] if tables else []
         lines += self._new_values()

@@ -17,6 +17,7 @@ weighted. `stats.json` has these keys:
                                bags:   also ids (in all rows), mean_length, empty (rows)
                                vectors: rows missing; in train, with the normaliser "standard": mean, std: lists by
                                        component, of the vectors of train or, for a frozen table, of its rows
+                               histories: rows events (of the histories of all rows) mean_length empty (rows)
     tasks.<task>.<split>       samples (rows in the task's sample space, which have its label), mean label, positives of
                                a binary task, std and max of the label of a regression, and
                                outside: {rows, positives}: rows outside the space, and those with a label above 0

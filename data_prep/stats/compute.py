@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.engines.base import Engine
-from data_prep.stats import dense, drift, ids, vectors
+from data_prep.stats import dense, drift, histories, ids, vectors
 from data_prep.stats.extents import Extent, Range, extents
 from data_prep.stats.labels import LabelStats, default_slices, label_columns, values_to_slice
 from data_prep.stats.together import Parts, raw_values, rows_to_name
@@ -80,6 +80,8 @@ def compute(
         columns[name], drifts[name] = _dense(name, column_counts, bits, extent_of, groups)
     for vector in schema.vectors:
         columns[vector.name] = vectors.describe(vector, files, (frozen_tables or {}).get(vector.name))
+    for history in schema.histories:
+        columns[history.name] = histories.describe(history.name, files)
     # Train shares no value of these columns with valid and test, so their PSI would say nothing.
     for name in groups.columns if groups is not None else ():
         drifts[name] |= {"psi": None, "chance": None}

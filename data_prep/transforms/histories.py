@@ -16,7 +16,7 @@ is not early enough, so the order of events with the same time has no influence 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import ibis
@@ -26,29 +26,36 @@ from data_prep.engines.base import Engine
 from data_prep.sources.files import POSITION
 from data_prep.transforms.arithmetic import day_number, units_of_seconds
 from data_prep.transforms.columns import DAY, REASON
-from data_prep.transforms.history_values import ROW_COUNT_TIME, event_column, key_column, row_offsets
+from data_prep.transforms.history_append import StoredEvents, add_events
+from data_prep.transforms.history_values import (
+    EVENT_KEY,
+    EVENT_TIME,
+    ROW_TIME,
+    event_column,
+    item_column,
+    key_column,
+    row_offsets,
+)
+from data_prep.transforms.rate_append import tell_of_counted_rows
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import LogRows, derive
-from ple_rec.config.prep import DaySplit, HeldOutSplit, HistorySpec
+from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, HistorySpec
 
 logger = logging.getLogger(__name__)
 
-# Columns of events, which `item_column` adds to: the key (int64 or text), and the time in the resolution of `[time]`
-# (int64: units since 1970-01-01 UTC, seconds for a timestamp, days for a date).
-EVENT_KEY, EVENT_TIME = "key", "time"
 # Column: 1 in an event, 0 in a row whose history is wanted. At the same time, rows are sorted before events.
 _IS_EVENT = "__is_event"
 
 
-def item_column(feature: str) -> str:
-    """Return the name of the column of events with the raw value of an item, the value of a sparse feature."""
-    return f"item_{feature}"
-
-
 def with_histories(
-    rows: LogRows, day_1: int | None, *, is_complete: bool = True
-) -> tuple[LogRows, dict[str, ir.Table]]:
-    """Return the rows of a log with the offsets of all histories, and the events of each history by its name.
+    rows: LogRows,
+    day_1: int | None,
+    *,
+    is_complete: bool = True,
+    earlier: StoredEvents | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[LogRows, StoredEvents]:
+    """Return the rows of a log with the offsets of all histories, and the events of the histories.
 
     Both are computed here, once for all passes. The columns of the offsets are those of `row_offsets`; they are null in
     a row without a key or without a time.
@@ -57,50 +64,82 @@ def with_histories(
         rows: Rows of the log, joined to the side tables and to the rates.
         day_1: Days from 1970-01-01 to day 1 of the split; None if the split needs none.
         is_complete: False if `rows` are a sample of the log, so that there is no warning of a history without events.
+        earlier: Events of the parent, if a day is appended. Only rows of later days are added to them.
+        say: Function that tells the user how many rows are of days whose events the parent has.
 
     Raises:
         UserError: A key or a condition has a wrong type.
-        DataError: The same, for an expression that is just the name of a column.
+        DataError: The same, for an expression that is just the name of a column; or a key or an item has another type
+            than in the parent.
     """
     engine, resolved = rows.engine, rows.resolved
     derived = engine.create_view(derive(rows.joined(), resolved, day_1, histories=True).table)
+    after, last_day = None if earlier is None else earlier.last_day, last_named_day(resolved, day_1)
+    if is_complete and after is not None:
+        tell_of_counted_rows(engine, engine.select_columns(derived, [DAY]), after, say, "histories")
     events, offsets = {}, {}
     for i, history in enumerate(resolved.config.histories):
-        of_log = log_events(engine, derived, resolved, i, day_1)
+        of_log = log_events(engine, derived, resolved, i, after, last_day)
+        if earlier is not None:
+            # An appended day is the only day that its split names.
+            of_log = add_events(resolved, i, earlier.tables[history.name], of_log, last_day)
         events[history.name] = engine.materialize(f"events_{history.name}", of_log)
         moments = row_moments(engine, derived, i)
         offsets[history.name] = event_offsets(moments, events[history.name], history, resolved)
+        _warn_of_split(resolved, i)
         if is_complete:
             _warn_if_empty(engine, events[history.name], i, resolved)
     linked = rows.scan() if rows.linked is None else rows.linked
     joined = engine.materialize("with_histories", join_offsets(linked, offsets))
-    return replace(rows, linked=joined), events
+    if last_day is None:
+        days = engine.select_columns(derived, [DAY])
+        last_day = engine.fetch(days.aggregate(last=days[DAY].max()))["last"][0].as_py()
+    last_days = [day for day in (last_day, after) if day is not None]
+    return replace(rows, linked=joined), StoredEvents(events, max(last_days, default=None))
 
 
-def log_events(engine: Engine, derived: ir.Table, resolved: Resolved, i: int, day_1: int | None) -> ir.Table:
+def last_named_day(resolved: Resolved, day_1: int | None) -> int | None:
+    """Return the last day that the split names, in days from 1970-01-01; None for a split that names no day.
+
+    Args:
+        resolved: Configuration.
+        day_1: Days from 1970-01-01 to day 1 of the split; None if the split needs none.
+    """
+    split = resolved.config.split
+    if not isinstance(split, DaySplit | HeldOutSplit):
+        return None
+    return max(day_number(day, day_1) for day in split.named_days())
+
+
+def log_events(
+    engine: Engine, derived: ir.Table, resolved: Resolved, i: int, after: int | None, last_day: int | None
+) -> ir.Table:
     """Return the events of `histories[i]` in a log, in any order: `EVENT_KEY`, `EVENT_TIME` and `item_column` of each.
 
-    An event is a row of any split or of no split, until the last day that the split names, that fulfils the condition
-    of the history and has a key. Rows that `log.where` leaves out are no events, nor are bad rows that are dropped.
+    An event is a row of any split or of no split that fulfils the condition of the history and has a key. Rows that
+    `log.where` leaves out are no events, nor are bad rows that are dropped.
 
     Args:
         engine: Engine that computes the rows.
         derived: View of the rows of `derive(..., histories=True)`.
         resolved: Configuration with its expressions.
         i: Index of the history.
-        day_1: Days from 1970-01-01 to day 1 of the split; None if the split needs none.
+        after: Day, in days from 1970-01-01, of which and before which rows are no events; None if there is none.
+        last_day: Last day whose rows are events; None for those of every day.
     """
     config = resolved.config
     history = config.histories[i]
     items = {item_column(name): f"raw__{name}" for name in history.items}
-    names = {EVENT_KEY: key_column(i), EVENT_TIME: ROW_COUNT_TIME} | items
+    names = {EVENT_KEY: key_column(i), EVENT_TIME: ROW_TIME} | items
     columns = [*names.values(), event_column(i), DAY, REASON]
     rows = engine.select_columns(derived, list(dict.fromkeys(columns)))
     rows = rows.filter(rows[event_column(i)].fill_null(False), rows[key_column(i)].notnull(), rows[DAY].notnull())
     if config.on_bad_row == "drop":
         rows = rows.filter(rows[REASON] == 0)
-    if isinstance(config.split, DaySplit | HeldOutSplit):
-        rows = rows.filter(rows[DAY] <= max(day_number(day, day_1) for day in config.split.named_days()))
+    if after is not None:
+        rows = rows.filter(rows[DAY] > after)
+    if last_day is not None:
+        rows = rows.filter(rows[DAY] <= last_day)
     return rows.select(**{name: rows[column] for name, column in names.items()})
 
 
@@ -112,8 +151,8 @@ def row_moments(engine: Engine, derived: ir.Table, i: int) -> ir.Table:
         derived: View of the rows of `derive(..., histories=True)`.
         i: Index of the history.
     """
-    rows = engine.select_columns(derived, [POSITION, key_column(i), ROW_COUNT_TIME]).drop_null()
-    return rows.select(POSITION, **{EVENT_KEY: rows[key_column(i)], EVENT_TIME: rows[ROW_COUNT_TIME]})
+    rows = engine.select_columns(derived, [POSITION, key_column(i), ROW_TIME]).drop_null()
+    return rows.select(POSITION, **{EVENT_KEY: rows[key_column(i)], EVENT_TIME: rows[ROW_TIME]})
 
 
 def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, resolved: Resolved) -> ir.Table:
@@ -131,12 +170,12 @@ def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, res
     """
     assert resolved.config.time is not None
     delay = units_of_seconds(history.delay_seconds, resolved.config.time.unit)
-    wanted = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
+    rows = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
     visible = events.select(
         **{POSITION: ibis.null("int64"), EVENT_KEY: events[EVENT_KEY]},
         **{EVENT_TIME: events[EVENT_TIME] + delay, _IS_EVENT: ibis.literal(1, "int64")},
     )
-    both = ibis.union(wanted, visible, distinct=False)
+    both = ibis.union(rows, visible, distinct=False)
     window = ibis.cumulative_window(group_by=EVENT_KEY, order_by=[EVENT_TIME, _IS_EVENT])
     counted = both.mutate(before=both[_IS_EVENT].sum().over(window))
     counted = counted.filter(counted[POSITION].notnull())
@@ -164,6 +203,21 @@ def join_offsets(rows: ir.Table, offsets: Mapping[str, ir.Table]) -> ir.Table:
         rows = rows.left_join(table, rows[POSITION] == table[position])
         names += row_offsets(history).values()
     return rows.select(*names)
+
+
+def _warn_of_split(resolved: Resolved, i: int) -> None:
+    """Warn of a split by hash that may separate the events of a history from its rows."""
+    key, split = f"histories[{i}].key", "split.value"
+    if isinstance(resolved.config.split, HashSplit) and resolved.parsed[key].text != resolved.parsed[split].text:
+        logger.warning(
+            '%s: split.by = "hash" of %s with a history by %s (histories[%d]): rows of valid and test are events of '
+            'later training rows, so metrics may be too good. Fix: split.by = "day", or split by the key of the '
+            "history",
+            resolved.place,
+            resolved.parsed[split].text,
+            resolved.parsed[key].text,
+            i,
+        )
 
 
 def _warn_if_empty(engine: Engine, events: ir.Table, i: int, resolved: Resolved) -> None:

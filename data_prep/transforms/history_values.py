@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 import ibis
+import ibis.expr.types as ir
 
 from data_prep.transforms.arithmetic import seconds_of_count
 from data_prep.transforms.expression_scope import ColumnBuilder, local_time
 from data_prep.transforms.rate_values import build_key
+from ple_rec.config.prep import HistorySpec
 from ple_rec.config.schema import LOG_TIME, history_offsets
 
-# Column: time of the row in the resolution of `[time]`: units since 1970-01-01 UTC, seconds for a timestamp, days for a
-# date. It is null outside the range of `[time]`.
-ROW_COUNT_TIME = "__history_time"
+# Columns of events: the key (int64 or text), and the time in the resolution of `[time]` (int64: units since 1970-01-01
+# UTC, seconds for a timestamp, days for a date). `item_column` names the other columns.
+EVENT_KEY, EVENT_TIME = "key", "time"
+# Column of rows: their time, as in `EVENT_TIME`; null outside the range of `[time]`.
+ROW_TIME = "__history_time"
+# Column: number whose binary digits mark the missing items of an event. Engines sort nulls differently, but among
+# events with the same number, an item is missing in all or in none.
+MISSING = "__missing"
 # Prefixes of columns: `__history_key<i>` is the key of `histories[i]` in a row, and `__history_event<i>` is true if the
 # row is an event.
 _KEY, _EVENT = "__history_key", "__history_event"
+
+
+def item_column(feature: str) -> str:
+    """Return the name of the column of events with the raw value of an item, the value of a sparse feature."""
+    return f"item_{feature}"
+
+
+def with_missing(events: ir.Table, history: HistorySpec) -> ir.Table:
+    """Return events with the column `MISSING`."""
+    missing: ir.IntegerValue = ibis.literal(0, "int64")
+    for i, item in enumerate(history.items):
+        missing = missing + events[item_column(item)].isnull().cast("int64") * 2**i
+    return events.mutate(**{MISSING: missing})
+
+
+def event_order(history: HistorySpec) -> list[str]:
+    """Return the columns of `with_missing` by which events are sorted and numbered."""
+    return [EVENT_KEY, EVENT_TIME, MISSING, *map(item_column, history.items)]
 
 
 def key_column(i: int) -> str:
@@ -54,7 +79,7 @@ def add_history_values(builder: ColumnBuilder) -> None:
         DataError: The same, for an expression that is just the name of a column.
     """
     local = local_time(builder.values, builder.resolved)
-    builder.columns[ROW_COUNT_TIME] = ibis.cases((local.in_range, local.count))
+    builder.columns[ROW_TIME] = ibis.cases((local.in_range, local.count))
     for i, history in enumerate(builder.config.histories):
         builder.columns[key_column(i)] = build_key(builder, f"histories[{i}].key")
         is_event = ibis.literal(True) if history.where is None else builder.boolean(f"histories[{i}].where")

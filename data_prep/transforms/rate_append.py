@@ -79,7 +79,9 @@ def check_key_types(resolved: Resolved, table: CountedTable, earlier: ir.Table, 
             )
 
 
-def tell_of_counted_rows(engine: Engine, rows: ir.Table, last_day: int, say: Callable[[str], None]) -> None:
+def tell_of_counted_rows(
+    engine: Engine, rows: ir.Table, last_day: int, say: Callable[[str], None], readers: str = "rates"
+) -> None:
     """Tell how many rows of a log are of days that the parent has counted, so that they are not counted again.
 
     Args:
@@ -87,6 +89,7 @@ def tell_of_counted_rows(engine: Engine, rows: ir.Table, last_day: int, say: Cal
         rows: Rows of the log with `DAY`.
         last_day: Last day that the parent has counted, in days from 1970-01-01.
         say: Function that shows a line to the user.
+        readers: Name of what counts the rows, in plural.
     """
     old = rows.filter(rows[DAY] <= last_day)
     counts = old.aggregate(rows=old.count(), days=old[DAY].nunique(), first=old[DAY].min(), last=old[DAY].max())
@@ -94,4 +97,4 @@ def tell_of_counted_rows(engine: Engine, rows: ir.Table, last_day: int, say: Cal
     if result["rows"]:
         first, last = date_text(result["first"]), date_text(result["last"])
         days = first if first == last else f"{result['days']} days, {first} to {last}"
-        say(f"rates do not count {result['rows']:,} rows ({days}) again, since the parent has counted these days")
+        say(f"{readers} do not count {result['rows']:,} rows ({days}) again, since the parent has counted these days")

@@ -61,6 +61,7 @@ class FoundValues(Config):
         None, description="date of the first day whose rows count in rates; of an appended day: this day"
     )
     rates_last_day: str | None = Field(None, description="date of the last day whose rows count in rates")
+    histories_last_day: str | None = Field(None, description="date of the last day whose rows are events of histories")
     columns: dict[Name, dict[str, str]] = Field(
         {}, description="types of the columns that expressions read, by table, for requests in the raw form"
     )
@@ -304,7 +305,7 @@ class PrepConfig(Config):
             if name not in sliceable
         ]
         problems += rate_problems(self.rates, self.sides, has_time=self.time is not None)
-        problems += history_problems(self.histories, self.sparse, has_time=self.time is not None)
+        problems += history_problems(self.histories, self.sparse, None if self.time is None else self.time.unit)
         features = [feature.name for feature in (*self.sparse, *self.dense_features, *self.vectors)]
         names = [*features, *self.carry, *dict.fromkeys(history.name for history in self.histories)]
         problems += [

@@ -85,19 +85,30 @@ class HistorySpec(Config):
         return tuple(duration_seconds(text) for text in self.ages)
 
 
-def history_problems(histories: Iterable[HistorySpec], sparse: Iterable[SparseSpec], *, has_time: bool) -> list[str]:
+def history_problems(
+    histories: Iterable[HistorySpec], sparse: Iterable[SparseSpec], time_unit: str | None
+) -> list[str]:
     """Return the problems of the histories of a configuration.
 
     Args:
         histories: Histories of the configuration.
         sparse: Sparse features of the configuration.
-        has_time: True if the configuration has `[time]`.
+        time_unit: Unit of `[time]`; None if the configuration has no `[time]`.
     """
     histories, features = list(histories), {feature.name: feature for feature in sparse}
-    problems = [] if has_time or not histories else ["histories need [time], by which events are in order; add it"]
+    problems = (
+        []
+        if time_unit is not None or not histories
+        else ["histories need [time], by which events are in order; add it"]
+    )
     names = [history.name for history in histories]
     problems += [f"history {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
     for i, history in enumerate(histories):
+        if time_unit == "date" and history.delay_seconds % _SECONDS["d"]:
+            problems.append(
+                f'histories[{i}].delay: got {history.delay!r}; with time.unit = "date" a history ends on a day before '
+                'the row, so write a number of days, such as "1d", or drop it'
+            )
         for j, item in enumerate(history.items):
             place = f"histories[{i}].items[{j}]: got {item!r}"
             if item not in features:

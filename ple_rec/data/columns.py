@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -194,7 +195,7 @@ class Selection:
     histories: tuple[HistoryFeature, ...] = ()
     history_events: Mapping[str, HistoryEvents] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def history_columns(self) -> tuple[SparseFeature, ...]:
         """Lists of table rows of all histories."""
         return tuple(column for history in self.histories for column in history.columns())
@@ -204,7 +205,7 @@ class Selection:
         """All sparse features and the columns of histories, in the order of a batch's keys."""
         return self.single + self.bags + self.history_columns
 
-    @property
+    @cached_property
     def shared_sparse(self) -> frozenset[str]:
         """Names of the sparse features and of the columns of histories that the samples of a request share."""
         shared_histories = (history for history in self.histories if history.name in self.requests)

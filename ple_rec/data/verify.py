@@ -46,7 +46,10 @@ def dataset_problems(path: Location) -> Iterator[PleRecError]:
         if str(frozen.file) not in changed_files:
             yield from _problem_of_frozen_table(frozen)
     for events in dataset.history_events.values():
-        yield from _problem_of_events(events, changed_files)
+        for problem in _problem_of_events(events):
+            if problem.place not in changed_files:
+                changed_files.add(problem.place)
+                yield problem
     for split in SPLITS:
         yield from _problems_of_split(dataset, split, changed_files)
 
@@ -66,12 +69,11 @@ def _problem_of_frozen_table(table: FrozenTable) -> Iterator[PleRecError]:
         yield error
 
 
-def _problem_of_events(events: HistoryEvents, changed_files: set[str]) -> Iterator[PleRecError]:
+def _problem_of_events(events: HistoryEvents) -> Iterator[PleRecError]:
     try:
         events.check()
     except PleRecError as error:
-        if error.place not in changed_files:
-            yield error
+        yield error
 
 
 def _problems_of_split(dataset: DatasetDirectory, split: Split, changed_files: set[str]) -> Iterator[PleRecError]:
@@ -88,6 +90,6 @@ def _problems_of_split(dataset: DatasetDirectory, split: Split, changed_files: s
         try:
             read_row_group(group, selection)
         except PleRecError as error:
-            # A frozen table or a file of events that has changed was reported above.
+            # A problem of a frozen table or of a file of events was reported above.
             if error.place not in changed_files:
                 yield error

@@ -138,7 +138,7 @@ def test_bad_rates(rates: list[dict[str, object]], problem: str) -> None:
         (
             TOML + '\n[derived]\nx = "by_video_id.video_like"\n',
             "derived.x: `by_video_id.video_like` reads by_video_id.video_like; rates are counted after it is computed; "
-            "only features and [carry] may read them. Fix: leave it out",
+            "only features, [carry] and the conditions of histories may read them. Fix: leave it out",
         ),
         (
             TOML + '\n[carry]\nx = "by_video_id.video_likes"\n',

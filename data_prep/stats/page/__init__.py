@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from data_prep.stats.page.columns import dense_columns, sparse_columns, vector_columns
+from data_prep.stats.page.columns import dense_columns, history_columns, sparse_columns, vector_columns
 from data_prep.stats.page.overview import days, drift, dropped, facts, key_figures, source
 from data_prep.stats.page.tasks import correlation, tasks
 from data_prep.stats.page.view import View
@@ -26,6 +26,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], object]], ...] = (
     ("sparse", "Sparse columns", sparse_columns),
     ("dense", "Dense columns", dense_columns),
     ("vectors", "Vectors", vector_columns),
+    ("histories", "Histories", history_columns),
     ("drift", "Drift from train to valid and test", drift),
     ("dropped", "Rows left out", dropped),
     ("source", "Source files", source),

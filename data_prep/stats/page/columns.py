@@ -249,6 +249,22 @@ def vector_columns(view: View) -> list[dict[str, Any]] | None:
     ] or None
 
 
+def history_columns(view: View) -> list[dict[str, Any]] | None:
+    """Return the values of the template for each history; None if the schema has none."""
+    return [
+        {
+            "name": history.name,
+            "items": ", ".join(item.feature for item in history.items),
+            "length": history.length,
+            "events": history.events,
+            "mean_length": [figure(stats[split]["mean_length"]) for split in view.splits()],
+            "empty": [percent(stats[split]["empty"] / max(1, stats[split]["rows"])) for split in view.splits()],
+        }
+        for history in view.schema.histories
+        for stats in [view.stats["columns"][history.name]]
+    ] or None
+
+
 def _pick_quantiles(quantiles: Sequence[float] | None, shares: Sequence[float]) -> list[float | None]:
     return [None if quantiles is None else quantiles[round(share * (len(quantiles) - 1))] for share in shares]
 

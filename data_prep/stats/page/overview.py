@@ -40,6 +40,7 @@ def key_figures(view: View) -> list[KeyFigure]:
         KeyFigure("Sparse columns", str(len(schema.sparse)), f"{bags} of them bags" if bags else ""),
         KeyFigure("Dense columns", str(len(schema.dense))),
         *([KeyFigure("Vectors", str(len(schema.vectors)))] if schema.vectors else []),
+        *([KeyFigure("Histories", str(len(schema.histories)))] if schema.histories else []),
         KeyFigure("Table rows", short_count(allocated), f"in {len(schema.tables)} tables"),
     ]
 
