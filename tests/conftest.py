@@ -175,6 +175,26 @@ def rates_child(rates_feed: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def history_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset with histories, and a run for each kind of `model.history`, named by it; who changes them copies."""
+    from tests.inference.history_feed import prepare_history_feed, train_on_histories
+
+    root = prepare_history_feed(tmp_path_factory.mktemp("history_feed"))
+    train_on_histories(root, "mean")
+    train_on_histories(root, "din")
+    return root
+
+
+@pytest.fixture(scope="session")
+def history_model(history_feed: Path) -> Path:
+    """Version 1 of the run "mean", exported with the events of both histories and both side tables."""
+    from tests.inference.exported import export_run
+
+    source = ["--tables", "users", "videos", "--from", str(history_feed / "raw")]
+    return export_run(history_feed / "mean", history_feed / "model", *source)
+
+
+@pytest.fixture(scope="session")
 def feed_model(feed: Path) -> Path:
     """Version 1 of that run, exported in fp32; who changes it copies."""
     from tests.inference.exported import export_run

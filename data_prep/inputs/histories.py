@@ -20,7 +20,7 @@ from data_prep.sources.files import POSITION
 from data_prep.transforms.arithmetic import date_text, seconds_of_count
 from data_prep.transforms.columns import DAY, REASON
 from data_prep.transforms.histories import event_offsets, log_events, row_moments
-from data_prep.transforms.history_append import StoredEvents, add_events
+from data_prep.transforms.history_append import StoredEvents, add_events, visible_events
 from data_prep.transforms.history_values import EVENT_KEY, EVENT_TIME, event_order, item_column, with_missing
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import derive
@@ -87,9 +87,9 @@ def compute_histories(
     for i, history in enumerate(resolved.config.histories):
         moments = row_moments(engine, derived, i)
         later = log_events(engine, derived, resolved, i, stored.last_day, None)
-        earlier = stored.tables[history.name].semi_join(moments, EVENT_KEY)
-        of_log = add_events(resolved, i, earlier, later, first_day)
-        events[history.name] = engine.materialize(f"events_{history.name}", of_log)
+        known = add_events(resolved, i, stored.tables[history.name], later).semi_join(moments, EVENT_KEY)
+        seen = known if first_day is None else visible_events(resolved, i, known, first_day)
+        events[history.name] = engine.materialize(f"events_{history.name}", seen)
         row_offsets = event_offsets(moments, events[history.name], history, resolved)
         offsets[history.name] = engine.materialize(f"offsets_{history.name}", row_offsets)
     return LogHistories(offsets, events)

@@ -45,7 +45,7 @@ def read_rates(folder: Location, side: RawSide, dataset: str) -> tuple[pa.Table,
         DataError: A file of the dataset is missing or has changed.
     """
     path = location(dataset)
-    _check_lineage(folder, path)
+    check_lineage(folder, path, "rates")
     digests = Digests.read(path)
     digests.check(PREP_FILE)
     config = load_config(PrepConfig, path / PREP_FILE)
@@ -113,19 +113,24 @@ def _in_window(counts: ir.Table, rate: RateSpec, day: int) -> ir.BooleanValue:
     return seen if rate.window_days is None else seen & (counts[DAY] >= day - rate.delay_days - rate.window_days)
 
 
-def _check_lineage(folder: Location, dataset: Location) -> None:
+def check_lineage(folder: Location, dataset: Location, values: str) -> None:
     """Refuse a dataset that is neither the model's nor one to which days were appended from there.
+
+    Args:
+        folder: Folder with the `schema.toml` of the dataset that the model was trained on.
+        dataset: The other dataset.
+        values: Name of the values that are read from it, for the message.
 
     Raises:
         UserError: The dataset is another one.
     """
     trained, schema = load_schema(folder), load_schema(dataset)
+    model_dataset = f"{trained.name} {trained.fingerprint[:16]}"
     if trained.fingerprint not in schema.lineage():
         raise UserError(
             Option.DATASET,
             f"{dataset} has the fingerprint {schema.fingerprint[:16]}",
-            f"rates are those of the model's dataset, {trained.name} {trained.fingerprint[:16]}, or of one with days "
-            "that were appended to it",
+            f"{values} are those of the model's dataset, {model_dataset}, or of one with days that were appended to it",
             f"append days to it: ple-rec prep {Option.APPEND} DAY {Option.PARENT} DATASET; or export a model that was "
             "trained on this dataset",
         )

@@ -8,22 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal
 
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from data_prep.expressions import column_to_word
+from data_prep.expressions.times import PER_SECOND
 from data_prep.inputs.columns import counted_tables_read, inputs_config, reads_time, words_read
 from data_prep.sources.files import POSITION
+from data_prep.transforms.arithmetic import units_of_seconds
 from data_prep.transforms.columns import REASON
-from data_prep.transforms.expression_scope import ColumnBuilder, Rule, readable_columns
-from data_prep.transforms.rate_values import build_keys
+from data_prep.transforms.expression_scope import ColumnBuilder, Rule, local_time, readable_columns
+from data_prep.transforms.rate_values import build_key, build_keys
 from data_prep.transforms.resolve import Resolved, resolve
 from data_prep.transforms.rows import derive
 from ple_rec.config.load import load_config
-from ple_rec.config.prep import PREP_FILE, PrepConfig, SideConfig
-from ple_rec.config.raw_form import ROWS, RawColumn, RawForm, RawQuery, RawRule, RawSide
+from ple_rec.config.prep import PREP_FILE, HistorySpec, PrepConfig, SideConfig
+from ple_rec.config.raw_form import (
+    EVENT_KEY,
+    EVENT_TIME,
+    ROWS,
+    RawColumn,
+    RawForm,
+    RawHistory,
+    RawQuery,
+    RawRule,
+    RawSide,
+)
 
 _TYPES: Mapping[str, dt.DataType] = {
     "int64": dt.int64,
@@ -55,20 +68,28 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
     config, place = load_config(PrepConfig, file), str(file)
     if not config.found.columns:
         return None
-    whole = _FeatureSet(config, place, features)
-    user = _FeatureSet(config, place, [name for name in features if name in user_features])
-    item = _FeatureSet(config, place, [name for name in features if name not in user_features])
-    counted = tuple(_counted_sides(config, place, whole.types))
-    # Columns of side tables that keys of rates read, such as the author of a video.
-    words = dict.fromkeys([*whole.types, *(name for side in counted for name in side.reads)])
+    histories = _histories(config, place, features, user_features)
+    # Items of histories have the values of features, so only keys and times of histories are computed besides them.
+    computed = [name for name in features if name not in {history.name for _, history in histories}]
+    whole = _FeatureSet(config, place, computed)
+    user = _FeatureSet(config, place, [name for name in computed if name in user_features])
+    item = _FeatureSet(config, place, [name for name in computed if name not in user_features])
+    counted = (*_counted_sides(config, place, whole.types), *(side for side, _ in histories))
+    # Columns of side tables that keys of rates and of histories read, such as the author of a video.
+    words_of_histories = dict.fromkeys(name for _, history in histories for name in history.query.columns)
+    words = dict.fromkeys([*whole.types, *(name for side in counted for name in side.reads), *words_of_histories])
     sides = (*counted, *_joined_sides(config, place, words))
     # A column that only keys of side tables read belongs to the user if the columns of one of these tables do. Keys of
     # rates may read columns of side tables, whose own keys come later.
     of_user = set(user.types)
+    for _, history in histories:
+        if history.of == "user":
+            of_user.update(name for name in history.query.columns if name not in whole.types)
     for side in sides:
         if any(f"{side.name}.{column}" in of_user for column in side.columns):
             of_user.update(name for name in side.reads if name not in whole.types)
-    key_columns = dict.fromkeys(name for side in sides for name in side.reads if name not in whole.types)
+    all_keys = dict.fromkeys([*words_of_histories, *(name for side in sides for name in side.reads)])
+    key_columns = [name for name in all_keys if name not in whole.types]
     types = known_types(config)
     return RawForm(
         columns=tuple(
@@ -84,6 +105,7 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
         user=user.query(),
         item=item.query(),
         sides=sides,
+        histories=tuple(history for _, history in histories),
     )
 
 
@@ -180,6 +202,57 @@ def _counted_sides(config: PrepConfig, place: str, words: Collection[str]) -> It
             columns=_columns_read(name, words),
             rates=tuple(table.rates.values()),
         )
+
+
+def _histories(
+    config: PrepConfig, place: str, features: Collection[str], user_features: Collection[str]
+) -> list[tuple[RawSide, RawHistory]]:
+    """Return the histories of a model, each with the side table of its events and the query of its keys and times."""
+    return [
+        _history(config, place, history, "user" if history.name in user_features else "item")
+        for history in config.histories
+        if history.name in features
+    ]
+
+
+def _history(
+    config: PrepConfig, place: str, history: HistorySpec, owner: Literal["user", "item"]
+) -> tuple[RawSide, RawHistory]:
+    assert config.time is not None  # Histories need `[time]`.
+    reduced = inputs_config(config, (), {history.name: history.key})
+    update = {"time": config.time, "histories": (history.model_copy(update={"where": None}),), "carry": {}}
+    reduced = reduced.model_copy(update=update)
+    read = words_read(config, [history.key, config.time.value], joins=False)
+    types = {word: kind for word, kind in known_types(config).items() if word in read}
+    builder = ColumnBuilder(raw_rows(types), _resolve(reduced, place, config), None)
+    local = local_time(builder.values, builder.resolved)
+    columns = {EVENT_KEY: build_key(builder, "histories[0].key"), EVENT_TIME: local.count}
+    rows = builder.rows.select(**columns, **{REASON: ibis.ifelse(local.in_range, 0, 1)})
+    unit, time_words = config.time.unit, words_read(config, [config.time.value], joins=False)
+    rule = (
+        f"as {unit} the time must lie between {config.time.earliest} and {config.time.latest}, since the events of "
+        f"{history.name} before it are looked up; send it, or send {history.name}"
+    )
+    side = RawSide(
+        name=history.name,
+        keys=_keys_query(builder.rows, [columns[EVENT_KEY]]),
+        key_columns=(EVENT_KEY,),
+        reads=tuple(name for name in types if name in words_read(config, [history.key], joins=False)),
+        columns=(),
+        history=history,
+    )
+    return side, RawHistory(
+        name=history.name,
+        of=owner,
+        query=RawQuery(
+            sql=ibis.to_sql(rows, dialect="duckdb"),
+            columns=tuple(types),
+            rules=(RawRule(text=rule, columns=tuple(name for name in types if name in time_words)),),
+        ),
+        delay=units_of_seconds(history.delay_seconds, unit),
+        units_per_second=PER_SECOND.get(unit, 1),
+        seconds_per_unit=86_400 if unit == "date" else 1,
+    )
 
 
 def _joined_sides(config: PrepConfig, place: str, words: Collection[str]) -> Iterator[RawSide]:

@@ -15,6 +15,7 @@ from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.failures import EngineError
 from data_prep.inputs.columns import inputs_config
+from data_prep.inputs.events_by_key import read_events
 from data_prep.inputs.rates_by_key import read_rates
 from data_prep.inputs.raw_form import known_types, raw_rows
 from data_prep.inputs.read import find_table
@@ -50,7 +51,7 @@ def read_side_table(
         features: Names of the model's features.
         side: Side table.
         source: Folder of the raw files, file or address; the directory of a dataset for a counted table of rates, which
-            `read_rates` reads.
+            `read_rates` reads, and for the events of a history, which `read_events` reads.
 
     Returns:
         Table with the key columns, as int64 or text without nulls, and the columns that features read; in a dated
@@ -63,6 +64,8 @@ def read_side_table(
     """
     if side.rates:
         return read_rates(folder, side, source)
+    if side.history is not None:
+        return read_events(folder, side, source)
     file = folder / PREP_FILE
     config = load_config(PrepConfig, file)
     all_rows = config.model_copy(update={"log": config.log.model_copy(update={"where": None})})

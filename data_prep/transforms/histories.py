@@ -26,7 +26,7 @@ from data_prep.engines.base import Engine
 from data_prep.sources.files import POSITION
 from data_prep.transforms.arithmetic import day_number, units_of_seconds
 from data_prep.transforms.columns import DAY, REASON
-from data_prep.transforms.history_append import StoredEvents, add_events
+from data_prep.transforms.history_append import StoredEvents, add_events, visible_events
 from data_prep.transforms.history_values import (
     EVENT_KEY,
     EVENT_TIME,
@@ -79,11 +79,11 @@ def with_histories(
         tell_of_counted_rows(engine, engine.select_columns(derived, [DAY]), after, say, "histories")
     events, offsets = {}, {}
     for i, history in enumerate(resolved.config.histories):
-        of_log = log_events(engine, derived, resolved, i, after, last_day)
+        known = log_events(engine, derived, resolved, i, after, last_day)
         if earlier is not None:
-            # An appended day is the only day that its split names.
-            of_log = add_events(resolved, i, earlier.tables[history.name], of_log, last_day)
-        events[history.name] = engine.materialize(f"events_{history.name}", of_log)
+            assert last_day is not None  # An appended day is the only day that its split names.
+            known = visible_events(resolved, i, add_events(resolved, i, earlier.tables[history.name], known), last_day)
+        events[history.name] = engine.materialize(f"events_{history.name}", known)
         moments = row_moments(engine, derived, i)
         offsets[history.name] = event_offsets(moments, events[history.name], history, resolved)
         _warn_of_split(resolved, i)

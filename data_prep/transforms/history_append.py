@@ -19,7 +19,7 @@ from data_prep.expressions.times import days_since_1970
 from data_prep.transforms.arithmetic import date_text, units_of_seconds
 from data_prep.transforms.history_values import EVENT_KEY, EVENT_TIME, item_column
 from data_prep.transforms.resolve import Resolved
-from ple_rec.config.prep import HistorySpec, PrepConfig, TimeConfig
+from ple_rec.config.prep import PrepConfig
 from ple_rec.errors import DataError
 
 _DAY_SECONDS = 86_400
@@ -56,7 +56,7 @@ class StoredEvents:
         return {"histories_last_day": None if self.last_day is None else date_text(self.last_day)}
 
 
-def add_events(resolved: Resolved, i: int, earlier: ir.Table, later: ir.Table, day: int | None) -> ir.Table:
+def add_events(resolved: Resolved, i: int, earlier: ir.Table, later: ir.Table) -> ir.Table:
     """Return the events of a dataset and those of later days.
 
     Args:
@@ -64,30 +64,28 @@ def add_events(resolved: Resolved, i: int, earlier: ir.Table, later: ir.Table, d
         i: Index of the history.
         earlier: Events of the dataset.
         later: Events of later days, with the same columns.
-        day: Day that is appended, in days from 1970-01-01: only events that rows of this day or of a later one can see
-            are returned. None for all events.
 
     Raises:
         DataError: A key or an item has another type than in the dataset.
     """
     _check_types(resolved, i, earlier, later)
-    events = ibis.union(earlier.select(later.columns), later, distinct=False)
-    assert resolved.config.time is not None
-    return events if day is None else visible_events(events, resolved.config.histories[i], resolved.config.time, day)
+    return ibis.union(earlier.select(later.columns), later, distinct=False)
 
 
-def visible_events(events: ir.Table, history: HistorySpec, time: TimeConfig, day: int) -> ir.Table:
+def visible_events(resolved: Resolved, i: int, events: ir.Table, day: int) -> ir.Table:
     """Return the events that are in the history of any row from a day on.
 
     These are the last `length` events of each key that a row at the beginning of the day would see, and all later ones.
     Of events with the same time, all are kept or none.
 
     Args:
+        resolved: Configuration with its expressions.
+        i: Index of the history.
         events: Events of the history.
-        history: Configuration of the history.
-        time: Times of the log.
         day: Day, in days from 1970-01-01.
     """
+    history, time = resolved.config.histories[i], resolved.config.time
+    assert time is not None
     begin = units_of_seconds(day * _DAY_SECONDS - time.offset_seconds - history.delay_seconds, time.unit)
     is_before = events[EVENT_TIME] < begin
     newest_first = ibis.window(group_by=[EVENT_KEY, is_before], order_by=ibis.desc(EVENT_TIME))

@@ -223,7 +223,7 @@ def _summary_text(exported: ExportedVersion, model_dir: Location) -> str:
     user_features = ", ".join(feature.name for feature in signature.inputs_of("user"))
     lines.append(f"features of the user: {user_features or 'none'}")
     lines.append(f"fusion: {card['fusion']}")
-    for each in card["rates"]:
+    for each in (*card["rates"], *card.get("events", ())):
         lines.append(f"rates: {each['table']}, {each['rows']:,} keys, {each['bytes']:,} bytes, as of {each['as_of']}")
     if (examples := card["examples"])["lists"]:
         lines.append(f"examples.json: {examples['rows']:,} held-out rows of real users, in {examples['lists']} lists")

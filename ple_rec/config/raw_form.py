@@ -107,23 +107,27 @@ class RawSide(Config):
 class RawHistory(Config):
     """History that a request may leave to the server, which looks up the events of its key.
 
-    Times are counted in units: those of `time.unit` of `prep.toml`, days for dates, seconds for timestamps.
+    Times are counted in units: those of `time.unit` of `prep.toml`, seconds for timestamps, days for dates.
 
     Args:
         name: Name of the history, and of the side table with its events.
         of: Owner of the history.
         query: Query of the columns `EVENT_KEY` and `EVENT_TIME`, key and time of each row.
-        delay: Time right before a row whose events it does not see, in units, or in seconds for dates.
+        delay: Number of units right before a row whose events it does not see.
         units_per_second: Number of units in a second; 1 for dates.
-        seconds_per_unit: Number of seconds in a unit if it is longer, as days are; else 1.
+        seconds_per_unit: Number of seconds in a unit; 1 for units that are no longer than a second.
     """
 
     name: Name
     of: Literal["user", "item"]
     query: RawQuery
     delay: NonNegativeInt
-    units_per_second: PositiveInt
-    seconds_per_unit: PositiveInt
+    units_per_second: PositiveInt = 1
+    seconds_per_unit: PositiveInt = 1
+
+    def seconds(self, units: Any) -> Any:
+        """Return whole seconds from a number of units since 1970, or from an array of them."""
+        return units // self.units_per_second * self.seconds_per_unit
 
 
 class RawForm(Config):

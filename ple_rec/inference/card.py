@@ -42,7 +42,8 @@ def card_text(description: Mapping[str, Any], signature: Signature, raw_form: Ra
         f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
         f"- Fusion: {card['fusion']}",
         f"- Examples: {_examples_text(card['examples'])}",
-        *([f"- Rates: {_rates_text(card['rates'])}"] if card["rates"] else []),
+        *([f"- Rates: {_keys_text(card['rates'])}"] if card["rates"] else []),
+        *([f"- Events of histories: {_keys_text(card['events'])}"] if card.get("events") else []),
         *([f"- Delta: {delta_text(card['delta'])}"] if "delta" in card else []),
         *([f"- Whole version of {card['squashed']}, a delta, with the same scores"] if "squashed" in card else []),
         f"- Licence: {card['licence'] or 'not stated'}",
@@ -157,13 +158,18 @@ def _examples_text(examples: Mapping[str, int]) -> str:
     return f"examples.json has {rows} (--examples {examples['lists']})"
 
 
-def _rates_text(rates: Sequence[Mapping[str, Any]]) -> str:
-    tables = ", ".join(f"{each['table']} ({each['rows']:,} keys, {each['bytes']:,} bytes)" for each in rates)
-    return f"as of {min(each['as_of'] for each in rates)} at the export: {tables}; newer ones need no new version"
+def _keys_text(tables_by_key: Sequence[Mapping[str, Any]]) -> str:
+    tables = ", ".join(f"{each['table']} ({each['rows']:,} keys, {each['bytes']:,} bytes)" for each in tables_by_key)
+    return (
+        f"as of {min(each['as_of'] for each in tables_by_key)} at the export: {tables}; newer ones need no new version"
+    )
 
 
 def _format_input(feature: InputFeature) -> str:
     weighted = " with weights" if feature.weighted else ""
+    if feature.events is not None:
+        items = ", ".join(item.name for item in feature.events.items)
+        return f"`{feature.name}` (last {feature.events.length} events of {items}, each with its age)"
     if feature.vector is not None:
         key = "" if feature.type == "number" else f", or {feature.type} as key of its table"
         return f"`{feature.name}` (vector of {feature.vector} numbers{key})"

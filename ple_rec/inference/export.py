@@ -25,7 +25,7 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +39,7 @@ from ple_rec.config.load import dump_toml, fingerprint, load_config
 from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.raw_form import RAW_FILE, RawForm
 from ple_rec.config.run import RunConfig
+from ple_rec.config.side_table import SideTableInfo
 from ple_rec.config.words import spelling_hint
 from ple_rec.data.encode import RawKind
 from ple_rec.data.vocabulary_index import is_text
@@ -211,16 +212,7 @@ def export(
             },
             "fusion": _fusion_text(fusion, file, options, context.selection.group),
             "examples": {"lists": len(saved_examples), "rows": sum(len(each["labels"]) for each in saved_examples)},
-            "rates": [
-                {"table": info.name, "as_of": info.as_of, "rows": info.rows, "bytes": info.bytes}
-                for info in (table.info for table in published)
-                if info.rates
-            ],
-            "events": [
-                {"table": info.name, "as_of": info.as_of, "rows": info.rows, "bytes": info.bytes}
-                for info in (table.info for table in published)
-                if info.history is not None
-            ],
+            "rates": _published_values(table.info for table in published if table.info.rates),
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {"split": rows.split, "rows": len(rows)}
             | check.to_record()
@@ -230,6 +222,8 @@ def export(
                 "tables_fp32": sum(table["rows"] * row_bytes(table["dim"], "fp32") for table in tables),
             },
         } | files.describe_on_card()
+        if events := _published_values(table.info for table in published if table.info.history is not None):
+            description["card"]["events"] = events
         write_description(folder, description)
         (folder / CARD_FILE).write_text(card_text(description, signature, raw_form), encoding="utf-8")
     if warning:
@@ -237,6 +231,11 @@ def export(
     for table in published:
         logger.info(str(table))
     return ExportedVersion(model_dir / VERSIONS / folder.name, description)
+
+
+def _published_values(tables: Iterable[SideTableInfo]) -> list[dict[str, Any]]:
+    """Return what the card says of side tables whose values are as of a day."""
+    return [{"table": each.name, "as_of": each.as_of, "rows": each.rows, "bytes": each.bytes} for each in tables]
 
 
 def write_description(folder: Path, description: Mapping[str, Any]) -> None:

@@ -153,6 +153,6 @@ def load_side_tables(ranker: Ranker, version: Location) -> tuple[Ranker, list[st
         if (misfit := ranker.find_misfit(table.info)) is None:
             tables[side.name] = table
         else:
-            command = publish_command(model_dir, side.name, has_rates=bool(side.rates))
+            command = publish_command(model_dir, side.name, from_dataset=side.is_from_dataset)
             misfits.append(f"{folder} is not used: {misfit}. Fix: {command}")
     return ranker.with_side_tables(tables) if tables else ranker, misfits

@@ -75,15 +75,15 @@ def latest_table(model_dir: Location, side: str) -> Location | None:
             return None
 
 
-def publish_command(model_dir: Location, side: str, *, has_rates: bool = False) -> str:
+def publish_command(model_dir: Location, side: str, *, from_dataset: bool = False) -> str:
     """Return the command that publishes a side table for the newest version of a model.
 
     Args:
         model_dir: Folder of the model.
         side: Name of the side table.
-        has_rates: True for a table of rates, which is read from a dataset.
+        from_dataset: True for a table of rates or of events, which is read from a dataset.
     """
-    source = "--dataset DATASET" if has_rates else "--from FOLDER"
+    source = "--dataset DATASET" if from_dataset else "--from FOLDER"
     return f"ple-rec tables {model_dir} --tables {side} {source}"
 
 

@@ -1,11 +1,15 @@
 """Dense layers of a model as a program of torch.export, and the precision in which a server runs them.
 
-    embedded_BE, dense_BF[, vectors_BW] -> scores_BK, gate weights of every level
+    embedded_BE, dense_BF[, vectors_BW[, events_BLW of each history]] -> scores_BK, gate weights of every level
 
 `embedded_BE` has the pooled rows of all sparse features side by side, `dense_BF` the raw dense features, and
 `vectors_BW` the raw vectors, with NaN for missing ones; all are in the order of the signature. The first two have no
 columns if the model has no such features; a program without vectors does not have the third. A score is the probability
 of a binary task or the prediction of a regression. Normalisation is part of the program.
+
+A model with attention over histories has a list of a further input for each: the rows of the items and of the age of
+each event, side by side, the oldest event first, followed by zeros up to the length of the history. Without vectors,
+`vectors_BW` is None then. The mean of a history is one of the columns of `embedded_BE`, as that of a bag is.
 
 `dense.pt2` is a torch.export program: `torch.export.load(path).module()(embedded_BE, dense_BF)`. The server reads its
 weights from the same file. `dense.onnx` is the same program without the gate weights.
@@ -15,8 +19,8 @@ the times decide, since the gain of bf16 depends on the layers as much as on the
 casts than they gain. For "bf16" they are only reported. Each architecture is timed once in a process, so all its
 versions get the same precision.
 
-Shape suffixes: B batch, E columns of pooled rows, F dense features, W numbers of all vectors, K tasks, D width of
-the input x of the layers, H width of a tower's input.
+Shape suffixes: B batch, E columns of pooled rows, F dense features, W numbers of all vectors (of an event, numbers of
+its rows), L events of a history, K tasks, D width of the input x of the layers, H width of a tower's input.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +126,7 @@ _DTYPES = {5: torch.int64, 7: torch.float32, 12: torch.bool}
 
 
 class DenseProgram(nn.Module):
-    """Normalisation, extraction network, towers, and the sigmoid of every binary task.
+    """Normalisation, attention over histories, extraction network, towers, and the sigmoid of every binary task.
 
     Args:
         model: Trained model on any device; its parameters are copied to the CPU under the same names.
@@ -137,6 +142,12 @@ class DenseProgram(nn.Module):
             _copy_to_cpu, (model.normalise, model.extraction, model.towers)
         )
         self.vectors = None if model.vectors is None else _copy_to_cpu(model.vectors)
+        self.attentions, self.histories = _copy_to_cpu(model.attentions), model.histories
+        ends = list(accumulate(model.widths_by_feature.values()))
+        self.columns_by_feature = {
+            name: slice(end - width, end)
+            for (name, width), end in zip(model.widths_by_feature.items(), ends, strict=True)
+        }
         self.embedding_width, self.dense_width, self.gates = (
             sum(model.widths_by_feature.values()),
             len(signature.dense),
@@ -146,7 +157,11 @@ class DenseProgram(nn.Module):
         self.register_buffer("binary_K", binary, persistent=False)
 
     def forward(
-        self, embedded_BE: Tensor, dense_BF: Tensor, vectors_BW: Tensor | None = None
+        self,
+        embedded_BE: Tensor,
+        dense_BF: Tensor,
+        vectors_BW: Tensor | None = None,
+        events: Sequence[Tensor] = (),
     ) -> tuple[Tensor, list[Tensor]] | Tensor:
         """Return the scores, and the gate weights of every level if `gates` is True."""
         parts = [embedded_BE] if self.embedding_width else []
@@ -154,21 +169,40 @@ class DenseProgram(nn.Module):
             parts.append(self.normalise(dense_BF))
         if self.vectors is not None:
             parts.append(self.vectors(vectors_BW))
+        for history, attention, events_BLW in zip(self.histories, self.attentions, events, strict=True):
+            items = [embedded_BE[:, self.columns_by_feature[item.feature]] for item in history.items]
+            parts.append(attention(events_BLW, torch.cat(items, dim=1)))
         outputs, gates = self.extraction(torch.cat(parts, dim=1))
         logits_BK = torch.cat([tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)], dim=1)
         scores_BK = scores_from_logits(logits_BK, self.binary_K)
         return (scores_BK, gates) if self.gates else scores_BK
 
-    def example_inputs(self) -> tuple[Tensor, ...]:
+    def example_inputs(self) -> tuple[Any, ...]:
         """Return arguments of `forward` with random rows, to trace the program."""
         widths = [self.embedding_width, self.dense_width]
         widths += [] if self.vectors is None else [sum(self.vectors.widths)]
-        return tuple(torch.rand(_TRACED_ROWS, width) for width in widths)
+        inputs: list[Any] = [torch.rand(_TRACED_ROWS, width) for width in widths]
+        if not self.histories:
+            return tuple(inputs)
+        inputs += [None] if self.vectors is None else []
+        events = [
+            torch.rand(_TRACED_ROWS, history.length, attention.width)
+            for history, attention in zip(self.histories, self.attentions, strict=True)
+        ]
+        return (*inputs, events)
 
-    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+    def dynamic_shapes(self) -> tuple[Any, ...]:
         """Return the dynamic shapes of the arguments for torch.export: any number of rows."""
-        batch = torch.export.Dim("batch", min=1, max=1 << 24)
-        return tuple({0: batch} for _ in self.example_inputs())
+        batch = {0: torch.export.Dim("batch", min=1, max=1 << 24)}
+        return tuple(
+            [batch] * len(each) if isinstance(each, list) else None if each is None else batch
+            for each in self.example_inputs()
+        )
+
+    def input_names(self) -> list[str]:
+        """Return names of the tensors among the arguments."""
+        vectors = [] if self.vectors is None else ["vectors"]
+        return ["embedded", "dense", *vectors, *(history.name for history in self.histories)]
 
 
 def _copy_to_cpu(part: nn.Module) -> Any:
@@ -233,7 +267,7 @@ def _write_onnx(program: DenseProgram, file: Path) -> None:
             program,
             arguments,
             str(file),
-            input_names=["embedded", "dense", "vectors"][: len(arguments)],
+            input_names=program.input_names(),
             output_names=["scores"],
             dynamic_shapes=program.dynamic_shapes(),
             external_data=False,

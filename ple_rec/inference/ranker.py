@@ -140,6 +140,7 @@ class Ranker:
             self._model.shared_columns,
             self._model.vectors,
             list(self._model.widths_by_feature),
+            list(zip(self._model.histories, self._model.attentions, strict=True)),  # type: ignore[arg-type]
         )
         self.factors = [*self.fusion.tasks, *([LENGTH_FACTOR] if self.fusion.length else [])]
         raw, encoder = version / RAW_FILE, self.arrays.encoder
@@ -296,6 +297,8 @@ class Ranker:
             answer["unknown"] = dict(request.unknown)
         if request.rates_as_of is not None:
             answer["rates_as_of"] = request.rates_as_of
+        if request.events_as_of is not None:
+            answer["events_as_of"] = request.events_as_of
         if request.explain:
             answer["exponents"] = exponents
             answer["gates"] = [
@@ -344,11 +347,9 @@ def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecis
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
     vectors = {f.name: f for f in schema.vectors}
-    history_columns = [column for history in _read_histories(schema, signature) for column in history.columns()]
-    of_user = (each.name for each in signature.inputs_of("user"))
-    columns_of_user = (column.name for column in signature.table_columns.values() if column.of == "user")
-    names = tuple(dict.fromkeys([*of_user, *columns_of_user]))
-    data = config.data.model_copy(update={"request_features": names})
+    histories = _read_histories(schema, signature)
+    history_columns = [column for history in histories for column in history.columns()]
+    data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.inputs_of("user"))})
     # The program has no weights of a learned loss weighting, which only training uses.
     train = config.train.model_copy(update={"loss_weighting": "schedule"})
     model = build_model(
@@ -358,6 +359,7 @@ def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecis
         sparse=[*(sparse[each.name] for each in signature.sparse), *history_columns],
         dense=[dense[each.name] for each in signature.dense],
         vectors=[vectors[each.name] for each in signature.vectors],
+        histories=histories,
         table_rows=schema.table_rows(),
         statistics=json.loads((version / STATS_FILE).read_text(encoding="utf-8"))["columns"],
         device=torch.device("cpu"),
@@ -365,7 +367,8 @@ def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecis
         precision=precision,
     )
     missing, unexpected = model.load_state_dict(read_weights(version), strict=False)
-    if unexpected or any(name.startswith(("normalise.", "vectors.", "extraction.", "towers.")) for name in missing):
+    parts = ("normalise.", "vectors.", "attentions.", "extraction.", "towers.")
+    if unexpected or any(name.startswith(parts) for name in missing):
         wrong = ", ".join([*unexpected, *missing][:3])
         rule = f"the weights are those of the model that {CONFIG} describes"
         raise DataError(str(version), f"weights {wrong} do not fit", rule, "export the run again")

@@ -102,7 +102,7 @@ class SideLookup:
         engine: Engine that computes keys.
 
     Attributes:
-        key_columns: Names of the raw columns that the keys of these tables read.
+        key_columns: Names of the raw columns that the keys of these tables read, and the times of histories.
     """
 
     def __init__(self, form: RawForm, tables: Mapping[str, SideTable], engine: QueryEngine) -> None:
@@ -111,6 +111,8 @@ class SideLookup:
         self._kinds = {column.name: column.type for column in form.columns}
         self._owners = {column.name: column.of for column in form.columns}
         self.key_columns = {name for side in self._sides.values() for name in side.reads}
+        of_histories = (history.query.columns for history in form.histories if history.name in tables)
+        self.key_columns.update(name for columns in of_histories for name in columns)
 
     def side_of(self, column: str) -> RawSide | None:
         """Return the side table that has a raw column, such as `video.plays`; None if no table in memory has it."""
@@ -269,6 +271,8 @@ def find_misfit(form: RawForm, info: SideTableInfo, engine: QueryEngine) -> str 
             return f"its key {name} is {info.columns.get(name)}, and the model's {array.type}"
     if info.rates != side.rates:
         return "its rates are not those of the model, such as their windows"
+    if info.history != side.history:
+        return "its history is not that of the model, such as its items or its delay"
     for name in side.columns:
         if info.columns.get(name) != (kind := kinds[f"{side.name}.{name}"]):
             return f"the model reads the column {name} as {kind}, and it has {info.columns.get(name, 'no such column')}"

@@ -4,7 +4,8 @@
 
 `RawReader` turns the values into Arrow arrays (`raw_values.py`), fills columns from side tables (`raw_columns.py`),
 computes the features by the queries of the version (`raw_query.py`), and looks their table rows up. The features of the
-user are computed once for all items.
+user are computed once for all items. A request has a history as in the form of features, or the keys by which its
+events are looked up (`history_lookup.py`).
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from numpy.typing import NDArray
 from ple_rec.config.raw_form import RawForm, RawQuery
 from ple_rec.config.side_table import SideTableInfo
 from ple_rec.data.encode import Encoder
-from ple_rec.inference.feature_parsing import MAX_VALUES, FeatureIds
+from ple_rec.inference.feature_parsing import MAX_VALUES, FeatureIds, HistoryIds, too_many_values
+from ple_rec.inference.history_lookup import HistoryLookup, find_event_misfit, join_histories
+from ple_rec.inference.history_parsing import HistoryParser
 from ple_rec.inference.raw_columns import (
+    Cells,
     RowSet,
     SideLookup,
     broadcast,
@@ -46,7 +50,7 @@ class FeatureColumns:
     """Values of the features of a request.
 
     Args:
-        ids: Table rows of every sparse feature.
+        ids: Table rows of every sparse feature, and of every column of a history.
         dense: Numbers of every dense feature (N,) and of every vector (N, width), with NaN for missing ones.
         missing: Names of the features, or raw columns, that neither a part of the request, as null or otherwise, nor a
             side table has.
@@ -54,6 +58,8 @@ class FeatureColumns:
             by table.
         rates_as_of: Day, YYYY-MM-DD, for whose rows the rates of side tables hold; the oldest of several. None if no
             rate was looked up.
+        events_as_of: Day, YYYY-MM-DD, before which the events are that were looked up; the oldest of several. None if
+            no history was looked up.
     """
 
     ids: Mapping[str, FeatureIds]
@@ -61,6 +67,7 @@ class FeatureColumns:
     missing: tuple[str, ...]
     unknown: Mapping[str, float] = field(default_factory=dict)
     rates_as_of: str | None = None
+    events_as_of: str | None = None
 
 
 class RawReader:
@@ -89,12 +96,21 @@ class RawReader:
         self._engine = QueryEngine() if engine is None else engine
         if engine is None:  # The first request need not wait until its queries are planned.
             types = {column.name: arrow_type(column.type) for column in form.columns}
-            for query in filter(None, (form.user, form.item)):
+            for query in filter(None, (form.user, form.item, *(history.query for history in form.histories))):
                 self._engine.select(query.sql, {name: pa.array([], types[name]) for name in query.columns}, 0)
         self._lookup = SideLookup(form, tables or {}, self._engine)
         # Without its side table, a column that only keys read is useless, so a client that sends it is told.
         self.columns = {
             column.name: column for column in form.columns if column.features or column.name in self._lookup.key_columns
+        }
+        self._histories = {
+            each.name: HistoryParser(each, each.events, encoder) for each in signature.histories if each.events
+        }
+        self._raw_histories = {history.name: history for history in form.histories}
+        self._history_lookups = {
+            name: HistoryLookup(parser.feature, self._raw_histories[name], encoder, tables[name])
+            for name, parser in self._histories.items()
+            if tables and name in tables
         }
 
     def with_tables(self, tables: Mapping[str, SideTable]) -> RawReader:
@@ -103,15 +119,20 @@ class RawReader:
 
     def find_misfit(self, info: SideTableInfo) -> str | None:
         """Return why a side table of the model cannot fill its columns; None if it can."""
-        return find_misfit(self._form, info, self._engine)
+        misfit = find_misfit(self._form, info, self._engine)
+        if misfit is None and info.name in self._histories:
+            return find_event_misfit(self._histories[info.name].feature, info)
+        return misfit
 
     def names(self, owner: Owner | None = None) -> list[str]:
-        """Return the names of the raw columns of an owner; of both if it is None."""
-        return [name for name, column in self.columns.items() if owner in (None, column.of)]
+        """Return the names of the raw columns and histories of an owner; of both if it is None."""
+        columns = [name for name, column in self.columns.items() if owner in (None, column.of)]
+        return columns + [name for name, parser in self._histories.items() if owner in (None, parser.feature.of)]
 
     def schemas(self) -> dict[str, Schema]:
-        """Return the JSON schema of a value of each raw column."""
-        return {name: value_schema(column.type) for name, column in self.columns.items()}
+        """Return the JSON schema of a value of each raw column and of each history."""
+        columns = {name: value_schema(column.type) for name, column in self.columns.items()}
+        return columns | {name: parser.schema for name, parser in self._histories.items()}
 
     def read_rank(self, user: Mapping[str, Any], items: RequestRows) -> FeatureColumns:
         """Return the features of a ranking; those of the user have one row, those of items a row for each item.
@@ -129,7 +150,11 @@ class RawReader:
             "user": RowSet(self.columns, of_user, 1, ["user"], self._lookup),
             "item": RowSet(self.columns, of_items, items.count, ["item"], self._lookup),
         }
-        return self._compute_features(sets)
+        histories = {
+            name: cells_of_user(name, user) if parser.feature.of == "user" else cells_of_items(name, user, items)
+            for name, parser in self._histories.items()
+        }
+        return self._compute_features(sets, histories)
 
     def read_score(self, rows: RequestRows) -> FeatureColumns:
         """Return the features of rows, each of which has all columns.
@@ -142,11 +167,22 @@ class RawReader:
         """
         cells = {name: cells_of_rows(name, rows) for name in self.columns}
         row_set = RowSet(self.columns, cells, rows.count, OWNERS, self._lookup)
-        return self._compute_features({"user": row_set, "item": row_set})
+        histories = {name: cells_of_rows(name, rows) for name in self._histories}
+        return self._compute_features({"user": row_set, "item": row_set}, histories)
 
-    def _compute_features(self, sets: Mapping[Owner, RowSet]) -> FeatureColumns:
+    def _compute_features(self, sets: Mapping[Owner, RowSet], histories: Mapping[str, Cells]) -> FeatureColumns:
+        """Return the features of a request.
+
+        Args:
+            sets: Rows by owner.
+            histories: Values that the request sends for histories, by name.
+        """
         queries: dict[Owner, RawQuery | None] = {"user": self._form.user, "item": self._form.item}
-        tables = [self._compute(query, sets, sets[owner].count) for owner, query in queries.items() if query]
+        tables = [
+            self._compute(query, {name: sets[self.columns[name].of] for name in query.columns}, sets[owner].count)
+            for owner, query in queries.items()
+            if query
+        ]
         results = {
             name: column for table in tables for name, column in zip(table.column_names, table.columns, strict=True)
         }
@@ -158,18 +194,60 @@ class RawReader:
                 unknown[side] = max(share, unknown.get(side, 0.0))
         ids, dense = self._encode(results)
         days = [day for each in row_sets for day in each.rates_as_of()]
-        missing = tuple(name for name in self.columns if name in absent)
-        return FeatureColumns(ids, dense, missing, unknown, min(days, default=None))
+        event_days: list[str] = []
+        values_in_bags = sum(len(each.values_V) for each in ids.values() if each.offsets_N is not None)
+        for name, cells in histories.items():
+            row_set, lookup = sets[self._histories[name].feature.of], self._history_lookups.get(name)
+            column, unknown_share = self._read_history(name, cells, row_set)
+            ids |= column.columns
+            values_in_bags += int(column.offsets_N[-1])
+            if unknown_share:
+                unknown[name] = unknown_share
+            if lookup is None:
+                absent |= set() if cells.sent_rows else {name}
+            elif len(cells.sent_rows) < row_set.count:
+                keys = self._raw_histories[name].query.columns
+                absent |= {key for key in keys if not row_set.cells[key].sent_rows and not self._lookup.side_of(key)}
+                event_days += [lookup.as_of] if lookup.as_of is not None else []
+        if values_in_bags > MAX_VALUES:
+            raise too_many_values(values_in_bags, "body")
+        missing = tuple(name for name in (*self.columns, *histories) if name in absent)
+        as_of = (min(each, default=None) for each in (days, event_days))
+        return FeatureColumns(ids, dense, missing, unknown, *as_of)
 
-    def _compute(self, query: RawQuery, sets: Mapping[Owner, RowSet], rows: int) -> pa.Table:
-        """Return the feature columns of a query for a number of rows.
+    def _read_history(self, name: str, cells: Cells, row_set: RowSet) -> tuple[HistoryIds, float]:
+        """Return the column of a history, and the share of the rows whose key the side table does not have.
 
         Args:
-            query: Query of the features of one owner.
-            sets: Rows by owner; a column is read from the rows of its owner.
-            rows: Number of rows of the result.
+            name: Name of the history.
+            cells: Values that the request sends for it.
+            row_set: Rows of its owner.
         """
-        read = {name: sets[self.columns[name].of] for name in query.columns}
+        sent = self._histories[name].parse(cells.values, cells.field_of)
+        index_N = np.arange(row_set.count) if len(cells.values) == row_set.count else np.zeros(row_set.count, np.int64)
+        (unsent_N,) = (~cells.is_sent(row_set.count)).nonzero()
+        if name not in self._history_lookups or not len(unsent_N):
+            # A history in `user` counts once for each item that gets it.
+            if (count := int(np.diff(sent.offsets_N)[index_N].sum())) > MAX_VALUES:
+                raise too_many_values(count, cells.field_of(0))
+            return sent.take(index_N), 0.0
+        query = self._raw_histories[name].query
+        rows = self._compute(query, dict.fromkeys(query.columns, row_set), row_set.count, unsent_N)
+        looked_up, is_unknown = self._history_lookups[name].find(rows)
+        index_N[unsent_N] = len(cells.values) + np.arange(len(unsent_N))
+        return join_histories([sent, looked_up]).take(index_N), float(is_unknown.sum()) / row_set.count
+
+    def _compute(
+        self, query: RawQuery, read: Mapping[str, RowSet], rows: int, chosen_N: NDArray[np.int64] | None = None
+    ) -> pa.Table:
+        """Return the columns of a query for a number of rows.
+
+        Args:
+            query: Query of the features of one owner, or of a history.
+            read: Rows from which each column of the query is read.
+            rows: Number of rows of the request.
+            chosen_N: Indices of the rows of the result; None for all.
+        """
         check_size(
             {name: each.cells[name] for name, each in read.items()},
             {name: self.columns[name].type for name in read},
@@ -177,9 +255,14 @@ class RawReader:
         )
         arrays = {name: each.array(name) for name, each in read.items()}
         check_array_sizes({name: arrays[name] for name in arrays if self._lookup.side_of(name)}, rows)
+        arrays = {name: broadcast(each, rows) for name, each in arrays.items()}
+        if chosen_N is not None:
+            arrays = {name: each.take(pa.array(chosen_N)) for name, each in arrays.items()}
         try:
-            return self._engine.features(query, {name: broadcast(each, rows) for name, each in arrays.items()}, rows)
+            return self._engine.features(query, arrays, rows if chosen_N is None else len(chosen_N))
         except QueryError as error:
+            if chosen_N is not None:
+                error.row = int(chosen_N[error.row])
             raise self._request_error(error, read) from error
 
     def _request_error(self, error: QueryError, read: Mapping[str, RowSet]) -> RequestError:
@@ -208,14 +291,6 @@ class RawReader:
     ) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
         """Return the table rows of all sparse features, and the numbers of all dense features and vectors."""
         ids = {each.name: self._read_ids(each, results) for each in self._signature.sparse}
-        bags = sum(len(each.values_V) for each in ids.values() if each.offsets_N is not None)
-        if bags > MAX_VALUES:
-            raise RequestError(
-                "body",
-                None,
-                f"the bags of a request have at most {MAX_VALUES:,} values",
-                counted=f"{bags:,} values in bags",
-            )
         dense = {
             each.name: results[each.name].to_numpy().astype(np.float32, copy=False) for each in self._signature.dense
         }

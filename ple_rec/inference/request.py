@@ -76,6 +76,7 @@ class ModelRequest:
         unknown: Share of the rows whose values are missing, or a default, because a side table does not have their key,
             by table.
         rates_as_of: Day, YYYY-MM-DD, for whose rows the rates of side tables hold; None if no rate was looked up.
+        events_as_of: Day, YYYY-MM-DD, before which the events are that were looked up; None if no history was.
         form: Form of the rows in the body.
     """
 
@@ -87,6 +88,7 @@ class ModelRequest:
     missing: tuple[str, ...] = ()
     unknown: Mapping[str, float] = field(default_factory=dict)
     rates_as_of: str | None = None
+    events_as_of: str | None = None
     form: Form = "rows"
 
 
@@ -162,7 +164,7 @@ class RequestReader:
         body = require_object(document, "body", ("user", "items", "exponents", "top", "explain", "form"))
         user = require_object({} if body.get("user") is None else body["user"], "user")
         if (raw := self._read_form(body)) is not None:
-            self._check_names(user, "user", raw.columns.keys(), "raw column")
+            self._check_names(user, "user", set(raw.names()), "raw column")
             items = self._read_rows(body, "items", raw.names("item"), "raw column")
             columns = raw.read_rank(user, items)
         else:
@@ -179,6 +181,7 @@ class RequestReader:
             missing=columns.missing,
             unknown=columns.unknown,
             rates_as_of=columns.rates_as_of,
+            events_as_of=columns.events_as_of,
             form=items.form,
         )
 
@@ -206,7 +209,7 @@ class RequestReader:
         """
         body = require_object(document, "body", ("rows", "exponents", "explain", "form"))
         if (raw := self._read_form(body)) is not None:
-            rows = self._read_rows(body, "rows", raw.columns, "raw column")
+            rows = self._read_rows(body, "rows", raw.names(), "raw column")
             columns = raw.read_score(rows)
         else:
             rows = self._read_rows(body, "rows", self._parsers)
@@ -223,6 +226,7 @@ class RequestReader:
             missing=columns.missing,
             unknown=columns.unknown,
             rates_as_of=columns.rates_as_of,
+            events_as_of=columns.events_as_of,
             form=rows.form,
         )
 
@@ -365,7 +369,7 @@ class RequestReader:
         if values.keys() <= permitted:
             return
         name = next(name for name in values if name not in permitted)
-        raw_columns = {} if self._raw is None else self._raw.columns
+        raw_columns = [] if self._raw is None else self._raw.names()
         other, form = (self._parsers, "features") if kind == "raw column" else (raw_columns, "raw")
         user_names = self._names["user"] if kind == "feature" or self._raw is None else self._raw.names("user")
         if name in user_names:

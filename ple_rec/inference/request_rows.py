@@ -190,6 +190,11 @@ def _answer_schema(factors: Sequence[str], key: str, row: dict[str, Schema], req
             "format": "date",
             "description": "day for whose rows the rates of side tables hold; the oldest of several",
         },
+        "events_as_of": {
+            "type": "string",
+            "format": "date",
+            "description": "day before which the events of histories are that were looked up; the oldest of several",
+        },
         "exponents": object_schema({name: {"type": "number"} for name in factors}),
         "gates": {"type": "array", "items": {"type": "object"}, "description": "gate weights of the first row"},
         key: {"oneOf": [{"type": "array", "items": row_schema}, columns]},

@@ -3,7 +3,8 @@
 `publish_tables` writes a version of a side table into the folder of the model. `SideTable` is a version in memory.
 
     tables/<side>/v<N>/
-      table.parquet   a row for each key, with the key columns and the columns that features of the model read
+      table.parquet   a row for each key, with the key columns and the columns that features of the model read; for a
+                      history, lists of the times and of the raw values of each item of its events, the oldest first
       table.json      description of the table (`ple_rec.config.side_table`)
       manifest.json   sizes and checksums of the other files, written last
     tables/<side>/latest    name of the version to serve
@@ -25,7 +26,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ple_rec.config.raw_form import RAW_FILE, RawForm, RawSide, RawType
+from ple_rec.config.raw_form import EVENT_TIME, RAW_FILE, RawForm, RawSide, RawType
 from ple_rec.config.side_table import INFO_FILE, TABLE_FILE, SideTableInfo, SideValues
 from ple_rec.config.words import spelling_hint
 from ple_rec.data.vocabulary_index import is_text
@@ -58,7 +59,8 @@ class TableSources:
 
     Args:
         files: Folder of raw files, for the side tables of `prep.toml`; None to publish none of them.
-        dataset: Directory of a dataset, for the rates that prep has counted; None to publish none of them.
+        dataset: Directory of a dataset, for the rates that prep has counted and the events of histories; None to
+            publish none of them.
     """
 
     files: str | None = None
@@ -66,7 +68,7 @@ class TableSources:
 
     def of(self, side: RawSide) -> str | None:
         """Return the place from which a side table is read."""
-        return self.dataset if side.rates else self.files
+        return self.dataset if side.is_from_dataset else self.files
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def write_tables(
         sides: Side tables, each of which has a source.
         sources: Places from which they are read.
         read_side: Function that reads a side table.
-        keep_newer: True to keep a published table of the same rates as of a later day.
+        keep_newer: True to keep a published table of the same rates or history as of a later day.
     """
     features = {feature for column in form.columns for feature in column.features}
     kinds = {column.name: column.type for column in form.columns}
@@ -139,15 +141,18 @@ def write_tables(
         source = sources.of(side)
         assert source is not None
         rows, values = read_side(version, features, side, source)
-        newer = _newer_rates(model_dir, side, values)
+        newer = _newer_values(model_dir, side, values)
         if newer is not None and keep_newer:
             published.append(newer)
             continue
         if newer is not None:
-            message = "%s: rates as of %s replace newer ones, as of %s. Fix: publish those of the newer dataset again"
-            logger.warning(message, side.name, values.as_of, newer.info.as_of)
+            message = "%s: %s as of %s replace newer ones, as of %s. Fix: publish those of the newer dataset again"
+            kind = "rates" if side.rates else "events"
+            logger.warning(message, side.name, kind, values.as_of, newer.info.as_of)
         columns = {name: "string" if is_text(rows[name].type) else "int64" for name in side.key_columns}
         columns |= {name: kinds[f"{side.name}.{name}"] for name in side.columns}
+        if side.history is not None:
+            columns |= {name: _list_type(rows[name].type) for name in (EVENT_TIME, *side.history.items)}
         table = pa.table(sort_by_hash(_with_types(rows, columns, side.key_columns), side.key_columns))
         info = SideTableInfo(
             name=side.name,
@@ -166,8 +171,15 @@ def write_tables(
     return published
 
 
-def _newer_rates(model_dir: Location, side: RawSide, values: SideValues) -> PublishedTable | None:
-    """Return the newest published table if it has the rates of a model as of a later day than other values.
+def _list_type(kind: pa.DataType) -> RawType:
+    """Return the type of a column with the lists of times, or of the values of an item, of a history."""
+    if is_text(kind.value_type):
+        return "list<string>"
+    return "list<double>" if pa.types.is_floating(kind.value_type) else "list<int64>"
+
+
+def _newer_values(model_dir: Location, side: RawSide, values: SideValues) -> PublishedTable | None:
+    """Return the newest published table if it has the rates or events of a model as of a later day than other values.
 
     Args:
         model_dir: Folder of the model.
@@ -184,7 +196,8 @@ def _newer_rates(model_dir: Location, side: RawSide, values: SideValues) -> Publ
             info = SideTableInfo.model_validate_json((folder / INFO_FILE).read_text(encoding="utf-8"))
     except (DataError, FileNotFoundError, ValueError):  # A damaged table is replaced by one of any day.
         return None
-    is_newer = info.rates == side.rates and info.as_of is not None and info.as_of > values.as_of
+    has_same_source = (info.rates, info.history) == (side.rates, side.history)
+    is_newer = has_same_source and info.as_of is not None and info.as_of > values.as_of
     return PublishedTable(folder, info) if is_newer and info.columns.keys() >= set(side.columns) else None
 
 
@@ -217,8 +230,11 @@ def choose_sides(form: RawForm | None, names: Sequence[str], sources: TableSourc
     with_source = [side for side in chosen if sources.of(side) is not None]
     if with_source and (not names or with_source == chosen):
         return with_source
-    if next(side for side in chosen if sources.of(side) is None).rates:
-        rule = f"rates ({', '.join(side.name for side in chosen if side.rates)}) are read from a dataset"
+    if next(side for side in chosen if sources.of(side) is None).is_from_dataset:
+        rates = ", ".join(side.name for side in chosen if side.rates)
+        events = ", ".join(side.name for side in chosen if side.history is not None)
+        kinds = [f"{kind} ({names})" for kind, names in (("rates", rates), ("events", events)) if names]
+        rule = f"{' and '.join(kinds)} are read from a dataset"
         raise UserError(Option.DATASET, "missing", rule, "give the newest dataset that days were appended to")
     rule = "side tables are read from raw files, as prep reads them"
     raise UserError(Option.SOURCE, "missing", rule, "give the folder that prep read, or one with newer files")
@@ -244,7 +260,9 @@ def _with_types(rows: pa.Table, columns: Mapping[str, RawType], key_columns: Seq
     for name, kind in columns.items():
         column = rows[name]
         is_narrow = pa.types.is_signed_integer(column.type) and name not in key_columns
-        arrays[name] = _single_chunk(column if is_narrow else column.cast(arrow_type(kind), safe=False))
+        # Large lists have more values than offsets of 32 bits can number.
+        has_type = is_narrow or pa.types.is_large_list(column.type)
+        arrays[name] = _single_chunk(column if has_type else column.cast(arrow_type(kind), safe=False))
     return arrays
 
 

@@ -35,13 +35,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from ple_rec.config.choices import TablePrecision
+from ple_rec.config.schema import HistoryFeature
 from ple_rec.errors import DataError, Option, UserError
+from ple_rec.inference.feature_parsing import FeatureIds
 from ple_rec.inference.request import ModelRequest, ScoreRequest
 from ple_rec.inference.signature import Owner, Signature, TableColumn
 from ple_rec.models.embeddings import quotient
 from ple_rec.modules.grouped import GroupedInputs, Inputs, SharedColumns
+from ple_rec.modules.history import HistoryAttention
 from ple_rec.modules.normalise import DenseNormaliser
 from ple_rec.modules.vectors import VectorInputs
 
@@ -58,6 +62,7 @@ class RequestLookups:
         vectors: Normaliser and projections of the vectors; None without vectors.
         pooled: Names of the features and of the columns of histories whose pooled rows x has, in the order of x; None
             for all of them in the order of the signature.
+        attentions: Histories over which the model has attention, in the order of x, with the modules.
     """
 
     def __init__(
@@ -69,8 +74,9 @@ class RequestLookups:
         columns: SharedColumns,
         vectors: VectorInputs | None = None,
         pooled: Sequence[str] | None = None,
+        attentions: Sequence[tuple[HistoryFeature, HistoryAttention]] = (),
     ) -> None:
-        self._vectors = vectors
+        self._vectors, self._attentions = vectors, attentions
         table_columns = signature.table_columns
         self._pooled = [table_columns[name] for name in (table_columns if pooled is None else pooled)]
         self._signature, self._tables, self._normaliser = signature, tables, normaliser
@@ -85,23 +91,29 @@ class RequestLookups:
         Returns:
             Tensor (B, D); for rankings, `GroupedInputs` if these save products of the first layer.
         """
-        if isinstance(requests[0], ScoreRequest):
-            return self._columns.join(self._owner_columns("user", requests), self._owner_columns("item", requests))
+        pooled = {column.name: self._pool_column(column, requests) for column in self._pooled}
         counts_R = torch.tensor([request.rows for request in requests])
         request_B = torch.arange(len(requests)).repeat_interleave(counts_R)
-        first_R = counts_R.cumsum(0) - counts_R
-        x_BD = GroupedInputs(
-            self._owner_columns("user", requests),
-            self._owner_columns("item", requests),
-            request_B,
-            first_R,
-            self._columns,
-        )
+        of_user = self._owner_columns("user", requests, pooled)
+        of_items = self._owner_columns("item", requests, pooled)
+        if self._attentions:
+            # The output of attention depends on the item, so it is never one of the user's columns.
+            outputs = [self._attend(*each, requests, pooled, request_B) for each in self._attentions]
+            of_items = torch.cat([of_items, *outputs], dim=1)
+        if isinstance(requests[0], ScoreRequest):
+            return self._columns.join(of_user, of_items)
+        x_BD = GroupedInputs(of_user, of_items, request_B, counts_R.cumsum(0) - counts_R, self._columns)
         return x_BD if x_BD.saves_products() else x_BD.ungroup()
 
-    def _owner_columns(self, owner: Owner, requests: Sequence[ModelRequest]) -> Tensor:
-        """Return the columns of the features of the user or of the items, (N, columns), in their order in x."""
-        parts = [self._pool_column(column, requests) for column in self._pooled if column.of == owner]
+    def _owner_columns(self, owner: Owner, requests: Sequence[ModelRequest], pooled: Mapping[str, Tensor]) -> Tensor:
+        """Return the columns of the features of the user or of the items, (N, columns), in their order in x.
+
+        Args:
+            owner: Owner of the features.
+            requests: Requests.
+            pooled: Pooled rows of each column of the tables, by its name.
+        """
+        parts = [pooled[column.name] for column in self._pooled if column.of == owner]
         dense = self._signature.dense
         indices = [i for i, feature in enumerate(dense) if feature.of == owner]
         # In a request for a ranking, the features of the user have one row.
@@ -122,11 +134,10 @@ class RequestLookups:
     def _pool_column(self, column: TableColumn, requests: Sequence[ModelRequest]) -> Tensor:
         """Return the table rows of a column in all requests, (N, D): one for each value, or pooled for each bag."""
         ids = [request.ids[column.name] for request in requests]
-        table, values_V = self._tables[column.name], torch.from_numpy(np.concatenate([each.values_V for each in ids]))
         if not column.bag:
-            return table.pool(values_V)
-        lengths = [np.diff(each.offsets_N) for each in ids if each.offsets_N is not None]
-        lengths_N = torch.from_numpy(np.concatenate(lengths))
+            return self._rows(column.name, ids)
+        table, values_V = self._tables[column.name], torch.from_numpy(np.concatenate([each.values_V for each in ids]))
+        lengths_N = _lengths(ids)
         offsets = torch.zeros(len(lengths_N) + 1, dtype=torch.int32)
         torch.cumsum(lengths_N, 0, out=offsets[1:])
         weights_V = None
@@ -139,6 +150,66 @@ class RequestLookups:
         if weights_V is not None:
             totals_N = torch.segment_reduce(weights_V, "sum", lengths=lengths_N, unsafe=True)
         return quotient(summed_ND, totals_N[:, None])
+
+    def _rows(self, name: str, ids: Sequence[FeatureIds]) -> Tensor:
+        """Return the table rows of all values of a column, (V, D)."""
+        return self._tables[name].pool(torch.from_numpy(np.concatenate([each.values_V for each in ids])))
+
+    def _attend(
+        self,
+        history: HistoryFeature,
+        attention: HistoryAttention,
+        requests: Sequence[ModelRequest],
+        pooled: Mapping[str, Tensor],
+        request_B: Tensor,
+    ) -> Tensor:
+        """Return the output of attention over a history for the rows of all requests, (B, E).
+
+        In a ranking, the rows of the user's history are looked up once for all items, and multiplied once for
+        `_ATTENDED_EVENTS` of their pairs with items.
+
+        Args:
+            history: History.
+            attention: Attention over it.
+            requests: Requests.
+            pooled: Pooled rows of each column of the tables, by its name.
+            request_B: Index of the request of each row.
+        """
+        names = [column.name for column in history.columns()]
+        ids = {name: [request.ids[name] for request in requests] for name in names}
+        events_VE = torch.cat([self._rows(name, ids[name]) for name in names], dim=1)
+        lengths_N = _lengths(ids[names[0]])
+        rows = len(request_B)
+        items = (pooled[item.feature] for item in history.items)
+        target_BQ = torch.cat([x if len(x) == rows else x.index_select(0, request_B) for x in items], dim=1)
+        # Rows whose histories are one, or rows with a history each, are computed together.
+        if len(lengths_N) < rows:
+            blocks = zip(events_VE.split(lengths_N.tolist()), target_BQ.split([r.rows for r in requests]), strict=True)
+            return torch.cat([_attend_in_pieces(attention, events[None], target) for events, target in blocks])
+        step = max(_ATTENDED_EVENTS // max(int(lengths_N.max()), 1), 1)
+        pieces = zip(lengths_N.split(step), target_BQ.split(step), strict=True)
+        begin, outputs = 0, []
+        for lengths, target in pieces:
+            events = list(events_VE[begin : begin + int(lengths.sum())].split(lengths.tolist()))
+            outputs.append(attention(pad_sequence(events, batch_first=True), target).float())
+            begin += int(lengths.sum())
+        return torch.cat(outputs)
+
+
+# Largest number of pairs of an event and an item that attention is computed for at a time, to bound its memory.
+_ATTENDED_EVENTS = 1 << 15
+
+
+def _attend_in_pieces(attention: HistoryAttention, events_1LE: Tensor, target_BQ: Tensor) -> Tensor:
+    """Return the output of attention over one history for several targets, (B, E)."""
+    step = max(_ATTENDED_EVENTS // max(events_1LE.shape[1], 1), 1)
+    # A history with one row is broadcast to all targets, without a copy.
+    return torch.cat([attention(events_1LE, target).float() for target in target_BQ.split(step)])
+
+
+def _lengths(ids: Sequence[FeatureIds]) -> Tensor:
+    """Return the length of each list of a column of lists."""
+    return torch.from_numpy(np.concatenate([np.diff(each.offsets_N) for each in ids if each.offsets_N is not None]))
 
 
 # Number of rows that are converted at a time.

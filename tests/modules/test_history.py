@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ple_rec.modules.history import HistoryAttention
+from tests.models.literal_din import literal_attention
 
 ITEMS, AGE, WIDTH, LENGTH = 6, 2, 8, 5
 LENGTHS = (3, 0, 5, 1)
@@ -39,23 +40,6 @@ def targets_BQ(rows: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(rows, ITEMS, dtype=dtype, generator=torch.Generator().manual_seed(3))
 
 
-def literal(unit: HistoryAttention, events: Sequence[Sequence[Tensor]], targets: Sequence[Tensor]) -> Tensor:
-    """DIN as in the paper: a sample, an event and a hidden layer at a time, on the concatenation of all inputs."""
-    outputs = []
-    for sample_events, target in zip(events, targets, strict=True):
-        y = torch.zeros(WIDTH, dtype=target.dtype)
-        for event in sample_events:
-            items = event[:ITEMS]
-            h = torch.cat([items, event[ITEMS:], items * target, target])
-            for i, layer in enumerate(unit.layers):
-                h = layer.weight @ h + layer.bias  # type: ignore[operator]
-                if i < len(unit.slopes):
-                    h = torch.where(h > 0, h, unit.slopes[i] * h)
-            y = y + h * event
-        outputs.append(y)
-    return torch.stack(outputs)
-
-
 def gradients(unit: HistoryAttention, y: Tensor, *inputs: Tensor) -> list[Tensor]:
     factors = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(4))
     return list(torch.autograd.grad((y * factors).sum(), [*inputs, *unit.parameters()]))
@@ -77,7 +61,7 @@ def test_attention_is_that_of_the_paper(hidden: tuple[int, ...], by_request: boo
     request_B = REQUEST_B if by_request else torch.arange(len(LENGTHS))
     target = targets_BQ(len(request_B)).requires_grad_()
     y = unit(padded, target, request_B, FIRST_R) if by_request else unit(padded, target)
-    expected = literal(unit, [events[r, : LENGTHS[r]].unbind() for r in request_B.tolist()], target.unbind())
+    expected = literal_attention(unit, [events[r, : LENGTHS[r]].unbind() for r in request_B.tolist()], target.unbind())
     close([y, *gradients(unit, y, events, target)], [expected, *gradients(unit, expected, events, target)])
 
 

@@ -8,7 +8,7 @@ Shape suffixes: N rows of a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,12 +16,13 @@ import numpy as np
 import pyarrow as pa
 
 from ple_rec.config.base import Split
-from ple_rec.config.schema import DatasetSchema
+from ple_rec.config.schema import LOG_TIME, DatasetSchema, HistoryFeature, history_offsets
 from ple_rec.config.words import suggestion
-from ple_rec.data.arrow import BoolArray, IntArray
+from ple_rec.data.arrow import BoolArray, IdArray, IntArray
 from ple_rec.data.columns import Columns, Selection, decode
 from ple_rec.data.dataset import DatasetDirectory, RowGroup, read_columns
 from ple_rec.data.encode import Encoder
+from ple_rec.data.histories import HistoryEvents
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.predict.counts import Missing
 
@@ -213,6 +214,27 @@ class RawRows(Protocol):
         """Raise a DataError if a file was replaced while it was read."""
 
 
+class EventsInMemory(HistoryEvents):
+    """Events of a history in memory, such as those of a log.
+
+    Args:
+        history: History with its number of events.
+        times_V: Time of each event, in seconds since 1970-01-01 UTC.
+        ids: Row of the table of each item for each event, by name of its feature.
+    """
+
+    def __init__(self, history: HistoryFeature, times_V: IntArray, ids: Mapping[str, IdArray]) -> None:
+        self.history, self._times_V, self._ids = history, times_V, ids
+
+    def times(self) -> IntArray:
+        """Return the time of each event, in seconds since 1970-01-01 UTC."""
+        return self._times_V
+
+    def ids(self, feature: str) -> IdArray:
+        """Return the row of the table of an item for each event, by name of its feature."""
+        return self._ids[feature]
+
+
 @dataclass(frozen=True)
 class RawInput:
     """Input of the rows of raw logs.
@@ -237,10 +259,27 @@ class RawInput:
         yield self._chunks(first)
 
     def _chunks(self, first: int) -> Generator[Chunk]:
+        selection: Selection | None = None
         for table in self.raw.batches(first):
-            yield self._chunk(table)
+            selection = selection or self._with_events()
+            yield self._chunk(table, selection)
 
-    def _chunk(self, table: pa.Table) -> Chunk:
+    def _with_events(self) -> Selection:
+        """Return the selection with the events of the log in place of those of the dataset."""
+        histories, events_by_name = [], {}
+        for history in self.selection.histories:
+            table = self.raw.events(history.name)
+            ids = {
+                name: self.encoder.rows(
+                    name, table[name].combine_chunks(), f"events of {history.name}, {name}"
+                ).to_numpy()
+                for name in (item.feature for item in history.items)
+            }
+            histories.append(history.model_copy(update={"events": table.num_rows}))
+            events_by_name[history.name] = EventsInMemory(histories[-1], table[LOG_TIME].to_numpy(), ids)
+        return replace(self.selection, histories=tuple(histories), history_events=events_by_name)
+
+    def _chunk(self, table: pa.Table, selection: Selection) -> Chunk:
         position_N = table[POSITION].to_numpy()
 
         def place(row: int) -> str:
@@ -249,15 +288,17 @@ class RawInput:
         place_of_chunk = self.raw.file_name_at(int(position_N[0])) if len(table) else "the log"
         arrays: dict[str, pa.Array] = {}
         missing: dict[str, BoolArray] = {}
-        for feature in self.selection.sparse:
+        for feature in (*selection.single, *selection.bags):
             values = table[f"{RAW}{feature.name}"].combine_chunks()
             arrays[feature.name] = self.encoder.rows(feature.name, values, f"{place_of_chunk}, {feature.name}")
             missing[feature.name] = _missing(values)
             if feature.weights is not None:
                 arrays[feature.weights] = table[f"{WEIGHTS}{feature.name}"].combine_chunks()
-        numbers = (*self.selection.dense, *self.selection.vectors)
-        arrays |= {number.name: table[number.name].combine_chunks() for number in numbers}
-        columns = decode(pa.table(arrays), self.selection, place_of_chunk).arrange()
+        offsets = [name for history in selection.histories for name in history_offsets(history.name)]
+        as_they_are = [each.name for each in (*selection.dense, *selection.vectors)]
+        as_they_are += [LOG_TIME, *offsets] if offsets else []
+        arrays |= {name: table[name].combine_chunks() for name in as_they_are}
+        columns = decode(pa.table(arrays), selection, place_of_chunk).arrange()
         ids = [name for name in table.column_names if name.startswith(ID)]
         return Chunk(
             columns=columns,
@@ -265,8 +306,8 @@ class RawInput:
             next_N=position_N + 1,
             place=place,
             missing=Missing(
-                np.stack([missing[feature.name] for feature in self.selection.single] or [np.empty(0, np.bool_)]),
-                tuple(missing[feature.name] for feature in self.selection.bags),
+                np.stack([missing[feature.name] for feature in selection.single] or [np.empty(0, np.bool_)]),
+                tuple(missing[feature.name] for feature in selection.bags),
             ),
         )
 

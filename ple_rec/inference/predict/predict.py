@@ -109,7 +109,7 @@ def predict(
         DataError: Rows cannot be read or predicted.
     """
     selection = features_only(context.selection)
-    names = [feature.name for feature in selection.sparse]
+    names = [feature.name for feature in (*selection.single, *selection.bags)]
     counter = IdCounter(selection, context.dataset.schema)
     total = RowCounts(np.zeros((len(names), 3), np.int64))
     for note in output.complete_parts:

@@ -85,7 +85,7 @@ class TableLoader:
             if table is None or in_memory != stamp:
                 table = load_table(stamp.path, name)
             if (misfit := _find_misfit(ranker, table)) is not None:
-                command = publish_command(self._model_dir, name, has_rates=bool(side.rates))
+                command = publish_command(self._model_dir, name, from_dataset=side.is_from_dataset)
                 self._refuse(name, attempt, f"{misfit}; run {command}")
             elif in_memory != stamp:
                 self._loaded[name] = (stamp, table)

@@ -30,11 +30,16 @@ def rows_of(days: Iterable[int]) -> list[Row]:
 
 
 def prepared(
-    root: Path, rows: list[Row], unit: str = "ms", append: str | None = None, parent: Path | None = None
+    root: Path,
+    rows: list[Row],
+    *overrides: str,
+    unit: str = "ms",
+    append: str | None = None,
+    parent: Path | None = None,
 ) -> Path:
     """Prepare a dataset, or append a day."""
     write(root, rows, unit, text=HELD_OUT + toml(unit))
-    options = Options(str(root / "raw"), threads=1, append=append, parent=parent)
+    options = Options(str(root / "raw"), threads=1, append=append, parent=parent, overrides=overrides)
     prepare(str(root / "histories.toml"), root / "out", options)
     return root / "out"
 
@@ -48,9 +53,10 @@ def predicted(
     first: int = 0,
     features: tuple[str, ...] = FEATURES,
     drop: tuple[str, ...] = (),
+    text_users: bool = False,
 ) -> dict[str, dict[int, list[Event]]]:
     """Return the histories of the rows of a log to be predicted, by name and row."""
-    write(root, rows, unit, files=2, text=HELD_OUT + toml(unit))
+    write(root, rows, unit, files=2, text=HELD_OUT + toml(unit), text_users=text_users)
     for file in (root / "raw" / "log").iterdir():
         table = pq.read_table(file)
         pq.write_table(table.drop_columns(["is_bad", *drop]), file)
@@ -97,7 +103,7 @@ def test_a_log_of_the_next_day_has_the_histories_of_an_appended_day(
 
 @pytest.mark.parametrize("unit", ["s", "timestamp", "date"])
 def test_a_log_of_several_days_in_other_units(tmp_path: Path, unit: str) -> None:
-    dataset = prepared(tmp_path / "first", rows_of(range(1, 5)), unit)
+    dataset = prepared(tmp_path / "first", rows_of(range(1, 5)), unit=unit)
     rows = rows_of([4, 5, 6])
     expected = oracle(ROWS, unit, 6)
     of_rows = {name: {row["row"]: expected[name][row["row"]] for row in rows} for name in expected}
@@ -142,3 +148,27 @@ def test_a_log_needs_the_columns_of_the_histories_that_the_model_reads(tmp_path:
     assert "'is_like' for history liked" in str(caught.value)
     assert "'price' for feature price" in str(caught.value)
     assert str(caught.value).endswith("write what is lacking into every file, null where a row has no value")
+
+
+def test_a_condition_may_read_rates(tmp_path: Path) -> None:
+    rate = 'rates=[{name="shown", key=["video_id"], window="1d"}]'
+    rates = (rate, "histories[0].where=is_like = 1 and by_video_id.shown_count > 5")
+    first = prepared(tmp_path / "first", rows_of(range(1, 5)), *rates)
+    appended = prepared(tmp_path / "day", rows_of([5]), *rates, append="day=5", parent=first)
+    actual = predicted(tmp_path, rows_of([5]), first)
+    assert actual == stored(appended)
+    expected = oracle(ROWS, "ms", 5)
+    assert actual["seen"] == {row: expected["seen"][row] for row in actual["seen"]}
+    assert actual["liked"] != {row: expected["liked"][row] for row in actual["liked"]}
+    assert any(actual["liked"].values())
+    later = predicted(tmp_path / "later", rows_of([5]), first, first=13)
+    assert later == {name: {row: each[row] for row in later[name]} for name, each in actual.items()}
+
+
+def test_a_key_of_another_type_than_in_the_dataset_is_refused(tmp_path: Path, first: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        predicted(tmp_path, rows_of([5]), first, features=("liked",), text_users=True)
+    assert str(caught.value) == (
+        "prep.toml: histories[0].key: user_id now of type string, but int64 in the events of history 'liked'; "
+        "later events have the types of the earlier ones. Fix: write the files with the types of the first days"
+    )
