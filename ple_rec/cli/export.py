@@ -223,8 +223,10 @@ def _summary_text(exported: ExportedVersion, model_dir: Location) -> str:
     user_features = ", ".join(feature.name for feature in signature.inputs_of("user"))
     lines.append(f"features of the user: {user_features or 'none'}")
     lines.append(f"fusion: {card['fusion']}")
-    for each in (*card["rates"], *card.get("events", ())):
-        lines.append(f"rates: {each['table']}, {each['rows']:,} keys, {each['bytes']:,} bytes, as of {each['as_of']}")
+    for kind in ("rates", "events"):
+        for each in card.get(kind, ()):
+            size = f"{each['rows']:,} keys, {each['bytes']:,} bytes"
+            lines.append(f"{kind}: {each['table']}, {size}, as of {each['as_of']}")
     if (examples := card["examples"])["lists"]:
         lines.append(f"examples.json: {examples['rows']:,} held-out rows of real users, in {examples['lists']} lists")
     return "\n".join([*lines, f"model: {exported.version}", "", f"next: ple-rec serve {model_dir}"])

@@ -186,7 +186,7 @@ class DenseProgram(nn.Module):
             return tuple(inputs)
         inputs += [None] if self.vectors is None else []
         events = [
-            torch.rand(_TRACED_ROWS, history.length, attention.width)
+            torch.rand(_TRACED_ROWS, history.length, attention.item_width + attention.age_width)
             for history, attention in zip(self.histories, self.attentions, strict=True)
         ]
         return (*inputs, events)

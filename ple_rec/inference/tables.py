@@ -165,8 +165,7 @@ class RequestLookups:
     ) -> Tensor:
         """Return the output of attention over a history for the rows of all requests, (B, E).
 
-        In a ranking, the rows of the user's history are looked up once for all items, and multiplied once for
-        `_ATTENDED_EVENTS` of their pairs with items.
+        In a ranking, the events of the user are looked up once for all items.
 
         Args:
             history: History.
@@ -182,7 +181,7 @@ class RequestLookups:
         rows = len(request_B)
         items = (pooled[item.feature] for item in history.items)
         target_BQ = torch.cat([x if len(x) == rows else x.index_select(0, request_B) for x in items], dim=1)
-        # Rows whose histories are one, or rows with a history each, are computed together.
+        # In a ranking, a history of the user has one list of events for all items.
         if len(lengths_N) < rows:
             blocks = zip(events_VE.split(lengths_N.tolist()), target_BQ.split([r.rows for r in requests]), strict=True)
             return torch.cat([_attend_in_pieces(attention, events[None], target) for events, target in blocks])
@@ -203,8 +202,9 @@ _ATTENDED_EVENTS = 1 << 15
 def _attend_in_pieces(attention: HistoryAttention, events_1LE: Tensor, target_BQ: Tensor) -> Tensor:
     """Return the output of attention over one history for several targets, (B, E)."""
     step = max(_ATTENDED_EVENTS // max(events_1LE.shape[1], 1), 1)
-    # A history with one row is broadcast to all targets, without a copy.
-    return torch.cat([attention(events_1LE, target).float() for target in target_BQ.split(step)])
+    pieces = target_BQ.split(step)
+    # `expand` repeats the events without a copy.
+    return torch.cat([attention(events_1LE.expand(len(each), -1, -1), each).float() for each in pieces])
 
 
 def _lengths(ids: Sequence[FeatureIds]) -> Tensor:

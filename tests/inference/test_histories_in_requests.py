@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,15 @@ def test_events_are_read_as_the_features_of_their_items(ranker: Ranker) -> None:
     ranked = ranker.answer([request])[0]["items"][0]["predictions"]
     scored = ranker.answer([ranker.read_score({"rows": [ITEM | body["user"]]})])[0]["rows"][0]["predictions"]
     assert ranked == pytest.approx(scored, abs=1e-6)
+
+
+def test_the_request_of_the_page_is_answered(ranker: Ranker, repository: Path) -> None:
+    page = (repository / "docs" / "serve.md").read_text()
+    blocks = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (block,) = (block for block in blocks if "liked_videos" in block)
+    request = ranker.read_rank(json.loads(block.replace("liked_videos", "liked")))
+    assert ids(request)[0]["age"] == [4, 1]
+    assert len(ranker.answer([request])[0]["items"]) == 2
 
 
 @pytest.mark.parametrize("value", [None, []])

@@ -6,7 +6,7 @@ const SHOWN = 3;
 
 /** Return the feature that names an item: the single-valued one with the largest table, or "" without any. */
 export function idOf(features) {
-  const single = features.filter(({ dense, bag, vector }) => !dense && !bag && !vector);
+  const single = features.filter(({ dense, bag, vector, events }) => !dense && !bag && !vector && !events);
   return single.reduce((best, each) => (each.rows > best.rows ? each : best), single[0])?.name ?? "";
 }
 
