@@ -48,7 +48,7 @@ ID_TABLES = ("user", "video", "author", "music")
 
 
 @dataclass(frozen=True)
-class Study:
+class GainStudy:
     """Dataset, configuration and settings of the models.
 
     Args:
@@ -80,7 +80,7 @@ def _id_dropout(share: float, tables: Sequence[str]) -> list[str]:
 
 
 STUDIES = {
-    "drift": Study(
+    "drift": GainStudy(
         prep=str(EXAMPLES / "drift.toml"),
         data="data/drift",
         train=str(EXAMPLES / "drift_din.toml"),
@@ -92,7 +92,7 @@ STUDIES = {
         },
         metrics=[("click", "auc"), ("click", "ne")],
     ),
-    "kuairand": Study(
+    "kuairand": GainStudy(
         prep="kuairand-six-days-rates-histories",
         data="data/kuairand-six-days-rates-histories",
         train="kuairand-rates-histories-ple",
@@ -137,7 +137,7 @@ PAIRS = (
 Scores = tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]
 
 
-def overrides_of(study: Study, args: argparse.Namespace, model: str, setting: str) -> list[str]:
+def overrides_of(study: GainStudy, args: argparse.Namespace, model: str, setting: str) -> list[str]:
     """Return the overrides of the study's configuration for a model and a setting."""
     kind, reads_rates = MODELS[model]
     drop = [*study.drop, *([] if reads_rates else study.rate_features()), *([] if kind else [study.history])]
@@ -199,9 +199,9 @@ def verdict(intervals: Sequence[Interval | None]) -> str:
     return "worse" if all(cast(Interval, interval)[1] < 0 for interval in intervals) else "noise"
 
 
-def gain_lines(study: Study, scores: Mapping[str, Scores], groups: Sequence[int]) -> list[str]:
+def gain_lines(study: GainStudy, scores: Mapping[str, Scores], groups: Sequence[int]) -> list[str]:
     """Return a table of the gains of all pairs of models, by metric."""
-    rows = [("", "", "gain", "95 % over seeds", "95 % over rows", "")]
+    rows: list[tuple[str, ...]] = [("", "", "gain", "95 % over seeds", "95 % over rows", "")]
     for m, (task, metric) in enumerate(study.metrics):
         for model, baseline in ((a, b) for a, b in PAIRS if a in scores and b in scores):
             (values, resampled), (base_values, base_resampled) = scores[model], scores[baseline]
@@ -214,7 +214,7 @@ def gain_lines(study: Study, scores: Mapping[str, Scores], groups: Sequence[int]
     return align_columns(rows, left_columns=(0, 1, 5))
 
 
-def value_lines(study: Study, scores: Mapping[str, Scores], chosen: Mapping[str, str]) -> list[str]:
+def value_lines(study: GainStudy, scores: Mapping[str, Scores], chosen: Mapping[str, str]) -> list[str]:
     """Return a table of the metrics of each model: mean and standard deviation over the seeds."""
     rows = [("", "setting chosen on valid", *(f"{task} {metric}" for task, metric in study.metrics))]
     for model, (values, _) in scores.items():
@@ -255,10 +255,9 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         trials = [(model, setting, 0) for model in args.models for setting in study.settings]
         results = dict(zip(trials, pool.map(partial(train_run, args), trials), strict=True))
-        chosen = {
-            model: max(study.settings, key=lambda setting, model=model: results[model, setting, 0][1])
-            for model in args.models
-        }
+        # Of pairs of a value and a setting, the largest has the best value.
+        best = {model: max((results[model, name, 0][1], name) for name in study.settings) for model in args.models}
+        chosen = {model: setting for model, (_, setting) in best.items()}
         runs = [(model, chosen[model], seed) for model in args.models for seed in range(args.seeds)]
         folders = {run: folder for run, (folder, _) in zip(runs, pool.map(partial(train_run, args), runs), strict=True)}
         work = [[folders[model, chosen[model], seed] for seed in range(args.seeds)] for model in args.models]

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import rankdata  # type: ignore[import-untyped]  # scipy has no stubs
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
