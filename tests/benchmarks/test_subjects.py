@@ -14,6 +14,8 @@ SMALL = {
     "daily": "--days 2 --seeds 1 --users 100 --rows 800 --videos 20 --batch-size 64",
     "delta": "--rows 20000 --changed .1 --repeats 1",
     "dense": "--batch-size 256 --steps 1 --repeats 1",
+    "history_prep": "--rows 5000 --repeats 1",
+    "history_train": "--rows 4000 --batch-size 64 --steps 5 --repeats 1 --threads 1",
     "loader": "--rows 20000 --repeats 1",
     "prep": "--rows 5000 --repeats 1",
     "requests": "--impressions 10 --batch-size 256 --steps 1 --repeats 1",

@@ -40,7 +40,8 @@ def schema_of(source: str, folder: Path) -> DatasetSchema:
     vocabularies = Vocabularies(cast(Engine, None), config, folder, None)  # which counts nothing here
     vocabularies.tables |= {name: Table(name=name, rows=2) for name in vocabularies.names}
     files = {split: [PartFile(part=0, rows=1, row_groups=1)] for split in SPLITS}
-    return build_schema(config, vocabularies.tables.values(), files, "f", None)
+    events = {history.name: 1 for history in config.histories}
+    return build_schema(config, vocabularies.tables.values(), files, "f", None, events=events)
 
 
 def write_without_data(folder: Path, schema: DatasetSchema) -> None:
