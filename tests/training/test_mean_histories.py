@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import ple_rec
 from ple_rec.cli import main
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
@@ -156,4 +157,6 @@ def test_a_whole_run_and_its_pages(folder: Path, tmp_path: Path, capsys: pytest.
     assert main(["report", out]) == 0
     assert main(["plan", "--config", str(file), "--device", "cpu", "--ranks-per-host", "2"]) == 0
     assert main(["verify", str(folder / "data")]) == 0
+    page = ple_rec.open_dataset(folder / "data")._repr_html_()
+    assert f"history of {LENGTH} events: video, author, tab" in page
     capsys.readouterr()
