@@ -154,7 +154,8 @@ class Columns:
         """Total size of all arrays in bytes."""
         bags = [array for bag in self.bags for array in vars(bag).values()]
         arrays = [array for array in (*vars(self).values(), *bags) if isinstance(array, np.ndarray)]
-        return sum(each.nbytes for each in (*arrays, *self.vectors, *self.histories))
+        columns = [vectors.nbytes for vectors in self.vectors] + [history.nbytes for history in self.histories]
+        return sum(array.nbytes for array in arrays) + sum(columns)
 
 
 @dataclass(frozen=True)

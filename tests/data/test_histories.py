@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from data_prep.run import Options, prepare
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.data.batch import Batch
 from ple_rec.data.dataset import DatasetDirectory, read_row_group
@@ -19,6 +21,7 @@ from ple_rec.data.loader import Loader
 from ple_rec.data.verify import dataset_problems
 from ple_rec.errors import DataError
 from tests.data.test_remote import uploaded
+from tests.data_prep import history_logs
 from tests.histories import ITEMS, LENGTH, ROWS, Columns, events_of, expected_history, log_rows, write_histories
 
 KEYS = [*(f"liked.{name}" for name in ITEMS), "liked_age"]
@@ -271,3 +274,38 @@ def test_a_store_gives_the_same_batches(log: tuple[DatasetDirectory, Columns], a
     remote = DatasetDirectory(uploaded(dataset.path, address))
     for here, there in zip(_loader(dataset).epoch(0), _loader(remote).epoch(0), strict=True):
         assert list(_histories(here)) == list(_histories(there))
+
+
+def test_a_prepared_dataset_gives_the_events_that_it_stores(tmp_path: Path) -> None:
+    history_logs.write(tmp_path, history_logs.random_log(0))
+    prepare(str(tmp_path / "histories.toml"), tmp_path / "out", Options(source=str(tmp_path / "raw"), threads=1))
+    assert list(dataset_problems(tmp_path / "out")) == []
+    dataset = DatasetDirectory(tmp_path / "out")
+    rows = pq.read_table(tmp_path / "out" / "train")
+    loader = Loader(
+        dataset,
+        "train",
+        dataset.select(drop=[], tasks=[]),
+        batch_size=len(rows),
+        rank=0,
+        world_size=1,
+        virtual_shards=1,
+        shuffle=False,
+    )
+    (batch,) = loader.epoch(0)
+    assert batch.sparse is not None
+    for history in dataset.schema.histories:
+        lists = [batch.sparse[column.name] for column in history.columns()]
+        read = [
+            list(zip(*(jagged.values().tolist()[a:b] for jagged in lists), strict=True))
+            for a, b in pairwise(lists[0].offsets().tolist())
+        ]
+        events = [np.load(tmp_path / f"out/histories/{history.name}/{item.feature}.npy") for item in history.items]
+        times = np.load(tmp_path / f"out/histories/{history.name}/log_time.npy")
+        begins, ends = (rows[f"{history.name}_{side}"].to_pylist() for side in ("begin", "end"))
+        assert max(map(len, read)) > 1
+        for row, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+            ages = [rows["log_time"][row].as_py() - int(time) for time in times[begin:end]]
+            buckets = [1 + sum(edge <= age for edge in history.age_edges) for age in ages]
+            ids = [ids[begin:end].tolist() for ids in events]
+            assert read[row] == list(zip(*ids, buckets, strict=True))

@@ -10,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import ple_rec
 from ple_rec.cli import main
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.planning.plan_input import describe_dataset, meta_model
+from ple_rec.runs.layout import CONFIG, write_text
 from ple_rec.training.checks import select_run_columns
 from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import evaluate
@@ -129,7 +131,9 @@ def test_ages_keep_their_ids_unless_their_table_is_named(folder: Path) -> None:
 
 
 def _went_on(rank: int, world_size: int, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    before = whole_state(train_small(rank, world_size, config(folder, ADAM), folder / "day 1"))
+    first = config(folder, ADAM)
+    before = whole_state(train_small(rank, world_size, first, folder / "day 1"))
+    write_text(folder / "day 1" / CONFIG, dump_toml(first))
     later = build_context(small_config(folder / "later", {"embeddings": {"dim": 4}}), ranks_of(rank, world_size))
     load_warm_start(later, WarmStart(str(folder / "day 1"), "step-20", FINGERPRINT, 3, 1.0))
     return before, whole_state(later)
@@ -153,4 +157,6 @@ def test_a_whole_run_and_its_pages(folder: Path, tmp_path: Path, capsys: pytest.
     assert main(["report", out]) == 0
     assert main(["plan", "--config", str(file), "--device", "cpu", "--ranks-per-host", "2"]) == 0
     assert main(["verify", str(folder / "data")]) == 0
+    page = ple_rec.open_dataset(folder / "data")._repr_html_()
+    assert f"history of {LENGTH} events: video, author, tab" in page
     capsys.readouterr()
