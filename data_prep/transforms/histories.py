@@ -85,7 +85,9 @@ def with_histories(
             known = visible_events(resolved, i, add_events(resolved, i, earlier.tables[history.name], known), last_day)
         events[history.name] = engine.materialize(f"events_{history.name}", known)
         moments = row_moments(engine, derived, i)
-        offsets[history.name] = event_offsets(moments, events[history.name], history, resolved)
+        # The sort and the join each have the whole memory of the engine, since the offsets are stored in between.
+        of_rows = event_offsets(moments, events[history.name], history, resolved)
+        offsets[history.name] = engine.materialize(f"offsets_{history.name}", of_rows)
         _warn_of_split(resolved, i)
         if is_complete:
             _warn_if_empty(engine, events[history.name], i, resolved)
