@@ -342,8 +342,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the features of a sharded model stand in the order of its plan",
         "ple_rec/models/multitask.py",
-        "values = self._column_order.permute(pooled.values())",
-        "values = pooled.values()",
+        "return self._column_order.permute(pooled.values())",
+        "return pooled.values()",
         ("tests/models/test_multitask.py", "tests/training/test_equivalence.py"),
     ),
     # Preparation of data
