@@ -73,8 +73,8 @@ class HistoryAttention(nn.Module):
         h_BLH = torch.baddbmm(bias_B1H, events_BLW, weight_BHW.transpose(1, 2))
         for layer, slope in zip(deeper, self.slopes, strict=True):
             h_BLH = layer(F.prelu(h_BLH, slope.to(h_BLH.dtype)))
-        # The last layer has one output, w. A matrix product would add the events in an order that depends on L.
-        return (h_BLH * events_BLW).sum(1)
+        # The last layer has one output, w.
+        return torch.bmm(h_BLH.transpose(1, 2), events_BLW).squeeze(1)
 
     def flops_per_sample(self, length: int) -> int:
         """Return the forward FLOPs of the matrix products for one sample, two per multiply-add.
@@ -82,6 +82,6 @@ class HistoryAttention(nn.Module):
         Args:
             length: Number of events, with padding.
         """
-        hidden, *deeper = (len(layer.bias) for layer in self.layers)
-        products = (self.item_width + self.age_width) * hidden + sum(a * b for a, b in pairwise([hidden, *deeper]))
-        return 2 * (length * products + self.item_width * hidden)
+        width, (hidden, *deeper) = self.item_width + self.age_width, [len(layer.bias) for layer in self.layers]
+        of_event = width * hidden + sum(a * b for a, b in pairwise([hidden, *deeper])) + width
+        return 2 * (length * of_event + self.item_width * hidden)

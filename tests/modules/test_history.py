@@ -152,7 +152,7 @@ def test_flops_are_what_torch_counts(length: int, hidden: tuple[int, ...]) -> No
 
 def test_flops_and_parameters_by_hand() -> None:
     unit = attention((4,))
-    assert unit.flops_per_sample(50) == 2 * (50 * (8 * 4 + 4) + 6 * 4)
+    assert unit.flops_per_sample(50) == 2 * (50 * (8 * 4 + 4 + 8) + 6 * 4)
     assert sum(p.numel() for p in unit.parameters()) == (8 + 6 + 6) * 4 + 4 + 4 + 1 + 1
 
 
