@@ -45,8 +45,8 @@ class HistoryAttention(nn.Module):
     def __init__(self, item_width: int, age_width: int, hidden: Sequence[int]) -> None:
         super().__init__()
         self.item_width, self.age_width = item_width, age_width
-        sizes = [item_width + age_width + 2 * item_width, *hidden, 1]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.sizes = [item_width + age_width + 2 * item_width, *hidden, 1]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(self.sizes))
         self.slopes = nn.ParameterList(torch.full((1,), _SLOPE) for _ in hidden)
 
     def forward(
@@ -60,7 +60,7 @@ class HistoryAttention(nn.Module):
             request_B: Request of each sample, ascending; None if each sample has a history of its own.
             first_R: First sample of each request; None if `request_B` is None.
         """
-        first, *deeper = self.layers
+        first, *deeper = (layer for layer in self.layers if isinstance(layer, nn.Linear))
         events_BLW, target_BQ = events_RLW.to(first.weight.dtype), target_BQ.to(first.weight.dtype)
         if request_B is not None and first_R is not None:
             repeated = repeat_by_request(events_BLW.flatten(1), request_B, first_R)
@@ -104,6 +104,6 @@ class HistoryAttention(nn.Module):
         Args:
             length: Number of events, with padding.
         """
-        width, (hidden, *deeper) = self.item_width + self.age_width, [len(layer.bias) for layer in self.layers]
-        of_event = width * hidden + sum(a * b for a, b in pairwise([hidden, *deeper])) + width
+        width, (_, hidden, *_) = self.item_width + self.age_width, self.sizes
+        of_event = width * hidden + sum(a * b for a, b in pairwise(self.sizes[1:])) + width
         return 2 * (length * of_event + self.item_width * hidden)

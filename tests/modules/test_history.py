@@ -79,9 +79,8 @@ def test_padding_adds_nothing(length: int, hidden: tuple[int, ...]) -> None:
         return torch.randint(-2, 3, shape, generator=generator).float()
 
     with torch.no_grad():
-        for layer in unit.layers:
-            layer.weight.copy_(integers(*layer.weight.shape))  # type: ignore[operator, arg-type, union-attr]
-            layer.bias.copy_(integers(*layer.bias.shape))  # type: ignore[operator, arg-type, union-attr]
+        for parameter in unit.layers.parameters():
+            parameter.copy_(integers(*parameter.shape))
     three, target, factors = integers(4, 3, WIDTH), integers(4, ITEMS), integers(4, WIDTH)
     results = []
     for n in (3, length):
