@@ -278,8 +278,19 @@ def sequence_collection(
     return EmbeddingCollection(tables=tables, device=device) if tables else None
 
 
-def sum_rows(rows: JaggedTensor, weights_V: Tensor | None = None) -> Tensor:
-    """Return the sum of each sample's rows (B, H), which the weights multiply; 0 for a sample without rows."""
+def single_rows(rows: JaggedTensor) -> Tensor:
+    """Return the row of each sample (B, H) of a single-valued feature; 0 for a sample without an id."""
+    row_B1H: Tensor = torch.ops.fbgemm.jagged_to_padded_dense(rows.values(), [rows.offsets()], [1])
+    return row_B1H.squeeze(1)
+
+
+def sum_rows(rows: JaggedTensor, ids: JaggedTensor) -> Tensor:
+    """Return the sum of each sample's rows (B, H); 0 for a sample without ids.
+
+    Args:
+        rows: Rows of the table, in the order of the ids.
+        ids: Ids of the feature, with weights if there are any, by which the rows are multiplied.
+    """
     values_VH = rows.values()
     numbers_V = torch.arange(len(values_VH), device=values_VH.device)
     return F.embedding_bag(
@@ -287,6 +298,6 @@ def sum_rows(rows: JaggedTensor, weights_V: Tensor | None = None) -> Tensor:
         values_VH,
         rows.offsets(),
         mode="sum",
-        per_sample_weights=weights_V,
+        per_sample_weights=ids.weights_or_none(),
         include_last_offset=True,
     )

@@ -26,7 +26,7 @@ from ple_rec.config.schema import HistoryFeature
 from ple_rec.data.batch import Batch, Requests
 from ple_rec.models.cpu.blocks import BLOCK_ROWS, MIN_ROWS_FOR_THREADS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
-from ple_rec.models.embeddings import ColumnOrder, divide_bags, sum_rows
+from ple_rec.models.embeddings import ColumnOrder, divide_bags, single_rows, sum_rows
 from ple_rec.models.losses import StepLoss
 from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Scheduled, Weighting
@@ -148,15 +148,16 @@ class MultiTaskModel(nn.Module):
     def grouped_inputs(self, batch: Batch) -> Inputs:
         """Return x_BD of a batch, grouped by request if that makes the first matrix products cheaper."""
         parts = []
-        rows = {} if self.sequences is None else self.sequences(batch.sparse)
+        rows: Mapping[str, JaggedTensor] = {} if self.sequences is None else self.sequences(batch.sparse)
+        columns = self._sequence_columns(batch, rows)
         if self.widths_by_feature:
-            parts.append(self._pooled(batch, rows))
+            parts.append(self._pooled(batch, columns))
         if batch.dense_BF.shape[1]:
             parts.append(self.normalise(batch.dense_BF))
         if self.vectors is not None:
             parts.append(self.vectors(batch.vectors_BW))
         if self.histories:
-            parts.append(self._attended(batch, rows))
+            parts.append(self._attended(batch, rows, columns))
         x_BD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         # An output layer keeps the model's type even after `convert_to_bfloat16`, so its type is the one of x.
         x_BD = x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
@@ -165,17 +166,28 @@ class MultiTaskModel(nn.Module):
         grouped = GroupedInputs.from_tensor(x_BD, batch.requests.request_B, batch.requests.first_R, self.shared_columns)
         return grouped if grouped.saves_products() else grouped.ungroup()
 
-    def _pooled(self, batch: Batch, rows: Mapping[str, JaggedTensor]) -> Tensor:
+    def _sequence_columns(self, batch: Batch, rows: Mapping[str, JaggedTensor]) -> dict[str, Tensor]:
+        """Return the sum of the rows of each feature of `sequences`, by name; histories are no features here.
+
+        Args:
+            batch: Batch of this rank.
+            rows: Rows of `sequences`, by name of the feature or of the column of a history.
+        """
+        items = {item.feature for history in self.histories for item in history.items}
+        return {
+            name: single_rows(rows[name]) if name in items else sum_rows(rows[name], batch.sparse[name])  # type: ignore[index]
+            for name in self._sequence_widths
+        }
+
+    def _pooled(self, batch: Batch, columns: Mapping[str, Tensor]) -> Tensor:
         """Return the pooled rows of all features side by side, in the order of `widths_by_feature`.
 
         Args:
             batch: Batch of this rank.
-            rows: Rows of `sequences`, by name of the feature.
+            columns: Sums of the rows of `sequences`, by name of the feature.
         """
         assert batch.sparse is not None
-        blocks = [] if self.embeddings is None else [self._bags(batch.sparse)]
-        for name in self._sequence_widths:
-            blocks.append(sum_rows(rows[name], batch.sparse[name].weights_or_none()))
+        blocks = [*([] if self.embeddings is None else [self._bags(batch.sparse)]), *columns.values()]
         pooled_BD = blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
         return divide_bags(pooled_BD, self.widths_by_feature, batch.sparse, self.mean_features)
 
@@ -191,12 +203,15 @@ class MultiTaskModel(nn.Module):
             self._column_order = ColumnOrder(pooled.keys(), self._bag_widths, pooled.device())
         return self._column_order.permute(pooled.values())
 
-    def _attended(self, batch: Batch, rows: Mapping[str, JaggedTensor]) -> Tensor:
+    def _attended(
+        self, batch: Batch, rows: Mapping[str, JaggedTensor], sequence_columns: Mapping[str, Tensor]
+    ) -> Tensor:
         """Return the outputs of the histories side by side.
 
         Args:
             batch: Batch of this rank.
-            rows: Rows of `sequences`, by name of the feature.
+            rows: Rows of `sequences`, by name of the feature or of the column of a history.
+            sequence_columns: Sums of these rows, by name of the feature.
         """
         events, targets = [], []
         for history in self.histories:
@@ -207,29 +222,26 @@ class MultiTaskModel(nn.Module):
                 offsets = torch.cat([offsets.index_select(0, batch.requests.first_R), offsets[-1:]])
             events_VW = torch.cat([column.values() for column in columns], dim=1)
             events.append(torch.ops.fbgemm.jagged_to_padded_dense(events_VW, [offsets], [history.length]))
-            items = [self._target(rows[item.feature], item.feature, batch.requests) for item in history.items]
-            targets.append(torch.cat(items, dim=1))
+            target = [self._of_each_sample(sequence_columns, item.feature, batch.requests) for item in history.items]
+            targets.append(torch.cat(target, dim=1))
         # Evaluations have no gradients, and the compiled function would be compiled once more for them.
         compiled = self._compiled_attend if torch.is_grad_enabled() else None
         return (compiled or self.attend)(events, targets, batch.requests)
 
-    def _target(self, rows: JaggedTensor, feature: str, requests: Requests | None) -> Tensor:
-        """Return the row of a single-valued feature of each sample (B, Q); 0 for a sample without an id."""
-        target_B1Q: Tensor = torch.ops.fbgemm.jagged_to_padded_dense(rows.values(), [rows.offsets()], [1])
-        target_BQ = target_B1Q.squeeze(1)
+    def _of_each_sample(self, columns: Mapping[str, Tensor], feature: str, requests: Requests | None) -> Tensor:
+        """Return the columns of a feature, also for samples of a request whose first sample alone has them."""
         if requests is None or feature not in self.request_features:
-            return target_BQ
-        # Only the first sample of a request has the id.
-        first_RQ = target_BQ.index_select(0, requests.first_R)
+            return columns[feature]
+        first_RQ = columns[feature].index_select(0, requests.first_R)
         return repeat_by_request(first_RQ, requests.request_B, requests.first_R)
 
     def attend(self, events: Sequence[Tensor], targets: Sequence[Tensor], requests: Requests | None) -> Tensor:
         """Return the outputs of the histories side by side (B, W).
 
         Args:
-            events: For each history, its events padded by zeros (R, L, W), one row for each request if the samples of a
-                request share the history, else for each sample. An event has the rows of its items, then of its age.
-            targets: For each history, the rows of the same features of each sample (B, Q).
+            events: Events of each history, padded by zeros (R, L, W): the rows of the items of an event, then that of
+                its age. Without requests, or if samples do not share the history, R is B.
+            targets: Rows of the same features of each sample (B, Q), one tensor for each history.
             requests: Requests of the batch, or None.
         """
         outputs = []
