@@ -194,7 +194,9 @@ def load_warm_start(context: TrainContext, warm_start: WarmStart) -> None:
         # A run that is resumed before its first checkpoint may have another dataset than the one that it began with.
         _check_descent(warm_start, context.dataset.path, context.dataset.schema)
         _check_shard_widths(context, warm_start)
-        return load_config(RunConfig, warm_start.run_dir / CONFIG)
+        file = warm_start.path / CONFIG
+        # A checkpoint of an early version has no configuration. Its run had no histories, so neither has this one.
+        return load_config(RunConfig, file) if file.is_file() else context.config
 
     before = broadcast(run_on_rank_zero(check))
     assert before is not None  # `broadcast` returns the value of rank 0.
