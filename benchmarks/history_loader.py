@@ -3,8 +3,9 @@
     python -m benchmarks.history_loader [--rows N] [--batch-size N]
 
 Both datasets have the same rows and give the same batches, of 3 items and an age for each of the last 50 events. The
-rows are in the order of time, as `ple-rec prep` writes those of the training split. Each case runs on one core. The
-last lines say what a history takes on disk, for each row: the bytes of its columns and of its events.
+rows are in the order of time, as `ple-rec prep` writes those of the training split. A rate is rows for each second of
+CPU time of the process, so other programs change it little. The last lines say what a history takes on disk, for each
+row: the bytes of its columns and of its events; and how long it takes to compare events with their digests.
 
 Shape suffixes: N rows, E events, V events of the histories of all rows.
 """
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -26,7 +28,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.harness import BenchmarkCase, Pass, parser, race, report, say, scratch_folder, time_work
+from benchmarks.harness import BenchmarkCase, Pass, PassResult, parser, race, report, say, scratch_folder
 from data_prep.output.parts import write_part
 from data_prep.output.writer import finish
 from ple_rec.config.base import SPLITS
@@ -41,6 +43,7 @@ from ple_rec.config.schema import (
     Task,
 )
 from ple_rec.data.dataset import DatasetDirectory
+from ple_rec.data.integrity import FileDigest
 from ple_rec.data.loader import Loader
 from ple_rec.text import align_columns
 
@@ -142,12 +145,25 @@ def _write(folder: Path, rows: Arrays, *, events: bool) -> None:
 def read_batches(data: Path, batch_size: int, drop: tuple[str, ...]) -> Iterator[Pass]:
     """Read a shuffled epoch in each pass, by the loader that training uses."""
     torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     dataset = DatasetDirectory(data)
     selection = dataset.select(drop=drop, tasks=[])
     loader = Loader(dataset, "train", selection, batch_size=batch_size, rank=0, world_size=1, virtual_shards=_SHARDS)
     epochs = itertools.count()
-    yield lambda: time_work(lambda: sum(batch.rows for batch in loader.epoch(next(epochs))), loader.rows)
+
+    def read_epoch() -> PassResult:
+        begun = time.process_time()
+        rows = sum(batch.rows for batch in loader.epoch(next(epochs)))
+        return PassResult(rows, time.process_time() - begun)
+
+    yield read_epoch
+
+
+def _digest_seconds(folder: Path) -> float:
+    """Return the seconds of CPU time for the digests of 1 GiB of files of events, which are read again and again."""
+    files = list((folder / "events" / HISTORIES_DIR).rglob("*.npy"))
+    count, begun = -(-(1 << 30) // sum(file.stat().st_size for file in files)), time.process_time()
+    size = sum(FileDigest.from_file(file).bytes for _ in range(count) for file in files)
+    return (time.process_time() - begun) * (1 << 30) / size
 
 
 def _sizes(folder: Path, rows: Arrays) -> list[tuple[str, ...]]:
@@ -195,7 +211,8 @@ def main() -> None:
             for title, (form, drop) in cases.items()
         ]
         report(args, "rows", listed, race(listed, args.repeats))
-        print("\n".join(["", *align_columns(_sizes(folder, rows))]))
+        digests = f"digests of 1 GiB of events: {_digest_seconds(folder):.2f} s of CPU time"
+        sys.stdout.write("\n".join(["", *align_columns(_sizes(folder, rows)), "", digests, ""]))
 
 
 if __name__ == "__main__":

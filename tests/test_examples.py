@@ -25,6 +25,8 @@ from ple_rec.config.schema import (
     FINGERPRINT_KEY,
     DatasetSchema,
     DenseFeature,
+    HistoryFeature,
+    HistoryItem,
     SparseFeature,
     SplitInfo,
     Table,
@@ -140,6 +142,8 @@ def test_the_reference_has_every_key(page: str, tmp_path: Path) -> None:
         (SparseFeature, raw["sparse"]),
         (DenseFeature, raw["dense"]),
         (VectorFeature, raw["vectors"]),
+        (HistoryFeature, raw["histories"]),
+        (HistoryItem, [item for history in raw["histories"] for item in history["items"]]),
         (VectorTable, [vector["table"] for vector in raw["vectors"] if "table" in vector]),
         (Task, raw["tasks"]),
         (SplitInfo, list(raw["splits"].values())),
@@ -147,7 +151,7 @@ def test_the_reference_has_every_key(page: str, tmp_path: Path) -> None:
     for model, tables in shown:
         assert {key for table in tables for key in table} == set(model.model_fields)
         for key, info in model.model_fields.items():
-            if key in ("tables", "sparse", "dense", "vectors", "tasks", "splits"):
+            if key in ("tables", "sparse", "dense", "vectors", "histories", "items", "tasks", "splits"):
                 continue
             if model is VectorFeature and key == "table":  # A section of its own.
                 continue
@@ -179,6 +183,9 @@ def test_a_directory_by_hand(repository: Path, page: str, tmp_path: Path) -> Non
             "weight": pa.array(rng.random(n), pa.float32()),
             "user_group": pa.array(np.arange(n) // 8),
             "session": pa.array(np.arange(n) // 4),
+            "liked_begin": pa.array(np.arange(n) % 1_000),
+            "liked_end": pa.array(np.arange(n) % 1_000 + lengths),
+            "log_time": pa.array(np.full(n, 1_700_000_000)),
         }
         table = pa.table(columns).replace_schema_metadata({"ple_rec.fingerprint": raw["fingerprint"]})
         (data / split).mkdir(parents=True)
@@ -189,6 +196,10 @@ def test_a_directory_by_hand(repository: Path, page: str, tmp_path: Path) -> Non
         pa.table({"key_video_id": [f"v{i}" for i in range(300)], "vector": vectors}),
         data / "vectors" / "content.parquet",
     )
+    (events,) = (history["events"] for history in raw["histories"])
+    (data / "histories" / "liked").mkdir(parents=True)
+    np.save(data / "histories" / "liked" / "log_time.npy", 1_700_000_000 - rng.integers(0, 10**6, events))
+    np.save(data / "histories" / "liked" / "video.npy", rng.integers(0, 301, events).astype(np.int32))
     (data / "schema.toml").write_text(text)
     (statistics,) = re.findall(r"^    (\{.*\})$", page, re.MULTILINE)
     (data / "stats.json").write_text(statistics)

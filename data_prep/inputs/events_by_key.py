@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from data_prep.expressions.times import PER_SECOND, days_since_1970
 from data_prep.inputs.rates_by_key import check_lineage
 from data_prep.transforms.arithmetic import date_text, day_number, units_of_seconds
-from data_prep.transforms.histories import item_column
+from data_prep.transforms.history_values import item_column
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, HistorySpec, PrepConfig
 from ple_rec.config.raw_form import EVENT_KEY, EVENT_TIME, RawSide

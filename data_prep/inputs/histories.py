@@ -122,9 +122,8 @@ def _first_day(
     """Return the first day of a log; refuse a day that the dataset cannot answer for, and warn of missing days."""
     days = rows.drop_null(DAY)
     later = days if stored.last_day is None else days.filter(days[DAY] > stored.last_day)
-    first_day, first_later_day = (
-        engine.fetch(each.aggregate(day=each[DAY].min()))["day"][0].as_py() for each in (days, later)
-    )
+    first_day: int | None = engine.fetch(days.aggregate(day=days[DAY].min()))["day"][0].as_py()
+    first_later_day: int | None = engine.fetch(later.aggregate(day=later[DAY].min()))["day"][0].as_py()
     schema = load_schema(dataset)
     # Only a dataset to which days were appended lacks earlier events; its last training day is the appended day.
     if schema.parent is not None and schema.day is not None:

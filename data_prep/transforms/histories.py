@@ -102,7 +102,7 @@ def last_named_day(resolved: Resolved, day_1: int | None) -> int | None:
     """Return the last day that the split names, in days from 1970-01-01; None for a split that names no day.
 
     Args:
-        resolved: Configuration.
+        resolved: Configuration with its expressions.
         day_1: Days from 1970-01-01 to day 1 of the split; None if the split needs none.
     """
     split = resolved.config.split

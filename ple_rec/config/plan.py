@@ -111,8 +111,8 @@ class PlanFile(Config):
             problems += table.problems(cluster)
         cut = [table for table in self.tables if table.unpooled and table.sharding == "column_wise"]
         if len({len(table.shards(cluster)) for table in cut}) > 1:
-            names = ", ".join(repr(table.table) for table in cut)
-            problems.append(f"tables {names}, unpooled and column_wise, have different numbers of shards")
+            cut_names = ", ".join(repr(table.table) for table in cut)
+            problems.append(f"tables {cut_names}, unpooled and column_wise, have different numbers of shards")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -351,10 +351,6 @@ class DatasetSchema(Config):
         """Return the names of all features: sparse ones, dense ones, vectors, histories."""
         return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors, *self.histories)]
 
-    def history_by_column(self) -> dict[str, HistoryFeature]:
-        """Return the history of each list of table rows of which histories consist, by name of the list."""
-        return {column.name: history for history in self.histories for column in history.columns()}
-
     def history_columns(self) -> tuple[SparseFeature, ...]:
         """Return the lists of table rows of which all histories consist."""
         return tuple(column for history in self.histories for column in history.columns())

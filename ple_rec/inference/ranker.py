@@ -31,6 +31,7 @@ from ple_rec.config.schema import STATS_FILE, DatasetSchema, HistoryFeature
 from ple_rec.config.side_table import SideTableInfo
 from ple_rec.errors import DataError
 from ple_rec.inference.arrays import VersionArrays
+from ple_rec.inference.lookups import RequestLookups
 from ple_rec.inference.manifest import MODEL_FILE, check_version
 from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.program import ServedModel, choose_model, read_weights
@@ -40,7 +41,6 @@ from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import answer_schemas, format_rows
 from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import Signature
-from ple_rec.inference.tables import RequestLookups
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.grouped import GroupedInputs

@@ -239,9 +239,9 @@ class MultiTaskModel(nn.Module):
         """Return the outputs of the histories side by side (B, W).
 
         Args:
-            events: For each history, its events padded by zeros (R, L, W), one row for each request if the samples of a
-                request share the history, else for each sample. An event has the rows of its items, then of its age.
-            targets: For each history, the rows of the same features of each sample (B, Q).
+            events: Events of each history, padded by zeros (R, L, W): the rows of the items of an event, then that of
+                its age. Without requests, or if samples do not share the history, R is B.
+            targets: Rows of the same features of each sample (B, Q), one tensor for each history.
             requests: Requests of the batch, or None.
         """
         outputs = []

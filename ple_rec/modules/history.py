@@ -73,8 +73,30 @@ class HistoryAttention(nn.Module):
         h_BLH = torch.baddbmm(bias_B1H, events_BLW, weight_BHW.transpose(1, 2))
         for layer, slope in zip(deeper, self.slopes, strict=True):
             h_BLH = layer(F.prelu(h_BLH, slope.to(h_BLH.dtype)))
-        # The last layer has one output, w. A matrix product would add the events in an order that depends on L.
-        return (h_BLH * events_BLW).sum(1)
+        # The last layer has one output, w.
+        return torch.bmm(h_BLH.transpose(1, 2), events_BLW).squeeze(1)
+
+    def of_one_history(self, events_LW: Tensor, target_BQ: Tensor) -> Tensor:
+        """Return y_BW of samples that all have one history, as the items of a ranking have.
+
+        It is `forward` with other products: those of the events alone are computed once, and those of all samples are
+        one large product instead of B small ones, which takes a third of the time on a CPU. The order of sums differs.
+
+        Args:
+            events_LW: Events [q, a] of the history.
+            target_BQ: Target t of each sample.
+        """
+        first, *deeper = self.layers
+        events_LW, target_BQ = events_LW.to(first.weight.dtype), target_BQ.to(first.weight.dtype)
+        event_HW, product_HQ, target_HQ = first.weight.split(
+            [self.item_width + self.age_width, self.item_width, self.item_width], dim=1
+        )
+        products = F.linear(events_LW[:, : self.item_width], (product_HQ * target_BQ[:, None]).flatten(0, 1))
+        h_LBH = products.view(len(events_LW), len(target_BQ), len(product_HQ)) + F.linear(events_LW, event_HW)[:, None]
+        h_LBH = h_LBH + F.linear(target_BQ, target_HQ, first.bias)
+        for layer, slope in zip(deeper, self.slopes, strict=True):
+            h_LBH = layer(F.prelu(h_LBH, slope.to(h_LBH.dtype)))
+        return h_LBH.squeeze(2).T @ events_LW
 
     def flops_per_sample(self, length: int) -> int:
         """Return the forward FLOPs of the matrix products for one sample, two per multiply-add.
@@ -82,6 +104,6 @@ class HistoryAttention(nn.Module):
         Args:
             length: Number of events, with padding.
         """
-        hidden, *deeper = (len(layer.bias) for layer in self.layers)
-        products = (self.item_width + self.age_width) * hidden + sum(a * b for a, b in pairwise([hidden, *deeper]))
-        return 2 * (length * products + self.item_width * hidden)
+        width, (hidden, *deeper) = self.item_width + self.age_width, [len(layer.bias) for layer in self.layers]
+        of_event = width * hidden + sum(a * b for a, b in pairwise([hidden, *deeper])) + width
+        return 2 * (length * of_event + self.item_width * hidden)

@@ -124,7 +124,7 @@ def describe_dataset(config: RunConfig, schema: str | None = None) -> DatasetDes
 def _describe_schema(name: str, place: str) -> DatasetDescription:
     """Return the description of a dataset that does not exist; each of its histories is assumed to be full."""
     schema = load_described_schema(name)
-    lengths = {column: float(history.length) for column, history in schema.history_by_column().items()}
+    lengths = {column.name: float(history.length) for history in schema.histories for column in history.columns()}
     return DatasetDescription(schema, lengths, place)
 
 

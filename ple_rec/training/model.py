@@ -2,9 +2,9 @@
 
 A model consists of embedding tables and dense layers. The dense layers are levels of experts and one tower for each
 task. An expert is a small network. On the first level, it reads the input of the dense layers: the pooled embeddings,
-the dense features and the projected vectors. On the other levels, it reads an output of the level before. A `Routing`
-describes one level: its experts, their layer sizes, and what they read; a function of `VARIANTS` returns the routings
-of all levels.
+the dense features, the projected vectors and the attended histories. On the other levels, it reads an output of the
+level before. A `Routing` describes one level: its experts, their layer sizes, and what they read; a function of
+`VARIANTS` returns the routings of all levels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 
 from ple_rec.config.choices import UsedPrecision
-from ple_rec.config.model import VECTOR_DIM
+from ple_rec.config.model import HISTORY_HIDDEN, VECTOR_DIM
 from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.distributed.planner import ModelSizes
@@ -96,7 +96,8 @@ def model_sizes(config: RunConfig, selection: Selection) -> ModelSizes:
     """
     width, _ = first_layer_shape(config, selection)
     names = [task.name for task in chosen_tasks(config, selection)]
-    return ModelSizes(run_tables(config, selection), min_dense_parameters(config, names, width))
+    dense = min_dense_parameters(config, names, width) + _min_attention_parameters(config, selection)
+    return ModelSizes(run_tables(config, selection), dense)
 
 
 def min_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) -> int:
@@ -118,6 +119,17 @@ def min_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) ->
         count += len(routing.experts) * _count_weights([width, *routing.hidden])
         width = routing.hidden[-1]
     return count + len(tasks) * _count_weights([width, *config.model.tower.hidden, 1])
+
+
+def _min_attention_parameters(config: RunConfig, selection: Selection) -> int:
+    """Return the number of weights, without biases, of the attention over the run's histories."""
+    if config.model.history != "din":
+        return 0
+    dims, count = {table.name: table.embedding_dim for table in run_tables(config, selection)}, 0
+    for history in selection.histories:
+        *item_dims, age_dim = (dims[column.table] for column in history.columns())
+        count += _count_weights([3 * sum(item_dims) + age_dim, *(config.model.history_hidden or HISTORY_HIDDEN), 1])
+    return count
 
 
 def _count_weights(sizes: Sequence[int]) -> int:

@@ -133,8 +133,8 @@ def test_sluices_that_do_not_fit(levels: list[list[int]], options: dict[str, flo
             "customized",
             {"donors": {"a": ["b"]}},
             [
-                "model.donors: unknown key; known: activation, dropout, input_dropout, vector_dim, tower, variant, "
-                "bottom",
+                "model.donors: unknown key; known: activation, dropout, input_dropout, vector_dim, history, "
+                "history_hidden, tower, variant, bottom",
             ],
         ),
         ("customized", {"bottom": []}, ["model.bottom: got []; must have at least 1 item"]),
@@ -151,8 +151,8 @@ def test_sluices_that_do_not_fit(levels: list[list[int]], options: dict[str, flo
             "cross_stitch",
             {"levels": [LEVEL], "subspaces": 2},
             [
-                "model.subspaces: unknown key; known: activation, dropout, input_dropout, vector_dim, tower, "
-                "variant, levels, per_channel",
+                "model.subspaces: unknown key; known: activation, dropout, input_dropout, vector_dim, history, "
+                "history_hidden, tower, variant, levels, per_channel",
             ],
         ),
         ("cross_stitch", {"levels": []}, ["model.levels: got []; must have at least 1 item"]),
@@ -203,6 +203,24 @@ def test_a_single_level_is_enough_and_the_rest_has_defaults() -> None:
     asymmetric = _load("asymmetric", donors={"a": ["b"]})
     assert isinstance(asymmetric, AsymmetricConfig)
     assert (asymmetric.combine, asymmetric.circular) == ("concat", False)
+
+
+@pytest.mark.parametrize("history", [{}, {"history": "mean"}])
+def test_hidden_layers_without_attention_are_refused(history: dict[str, Any]) -> None:
+    assert _problems("mmoe", experts=2, history_hidden=[8], **history) == [
+        'model: history_hidden: only history = "din" has hidden layers. Set history = "din", or remove history_hidden'
+    ]
+
+
+def test_keys_of_histories() -> None:
+    config = _load("mmoe", experts=2, history="din", history_hidden=[8, 4])
+    assert (config.history, config.history_hidden) == ("din", (8, 4))
+    assert _problems("mmoe", experts=2, history="attention") == [
+        'model.history: got "attention"; expected "mean" or "din"'
+    ]
+    assert _problems("mmoe", experts=2, history="din", history_hidden=[]) == [
+        "model.history_hidden: got []; must have at least 1 item"
+    ]
 
 
 def test_a_sluice_of_one_subspace_and_unequal_inner_layers_fits() -> None:

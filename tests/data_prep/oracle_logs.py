@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tests.data_prep.feed_logs import read
 DAY_1 = 19_000  # 2022-01-08
 LAST_DAY = 4  # Last day that the split of `TOML` names.
 DAY_SECONDS = 86_400
+OFFSET_MS = 8 * 3_600_000  # Local time minus UTC; the oracle has local times.
 TOML = """
 name = "histories"
 on_bad_row = "drop"
@@ -36,6 +37,7 @@ on = {video_id = "video_id"}
 [time]
 value = "time"
 unit = "UNIT"
+utc_offset = "OFFSET"
 
 [split]
 by = "day"
@@ -124,7 +126,8 @@ def delay_seconds(unit: str) -> int:
 
 def toml(unit: str) -> str:
     """Return the configuration for times in a unit."""
-    return TOML.replace("UNIT", unit).replace("DELAY", "1d" if unit == "date" else "1h")
+    delay, offset = ("1d", "+00:00") if unit == "date" else ("1h", "+08:00")
+    return TOML.replace("UNIT", unit).replace("DELAY", delay).replace("OFFSET", offset)
 
 
 def time_of(row: Row, unit: str) -> int:
@@ -202,11 +205,11 @@ def random_logs(**sizes: Any) -> st.SearchStrategy[list[Row]]:
 
 def log_table(rows: Sequence[Row], unit: str) -> pa.Table:
     """Return a log with its times in a unit."""
-    midnight = datetime(1970, 1, 1, tzinfo=UTC)
+    midnight = datetime(1970, 1, 1)
     times: dict[str, tuple[Callable[[int], Any], pa.DataType]] = {
-        "s": (lambda ms: ms // 1000, pa.int64()),
-        "ms": (lambda ms: ms, pa.int64()),
-        "timestamp": (lambda ms: midnight + timedelta(milliseconds=ms), pa.timestamp("ms")),
+        "s": (lambda ms: (ms - OFFSET_MS) // 1000, pa.int64()),
+        "ms": (lambda ms: ms - OFFSET_MS, pa.int64()),
+        "timestamp": (lambda ms: midnight + timedelta(milliseconds=ms - OFFSET_MS), pa.timestamp("ms")),
         "date": (lambda ms: date(1970, 1, 1) + timedelta(days=ms // (DAY_SECONDS * 1000)), pa.date32()),
     }
     convert, kind = times[unit]
@@ -214,8 +217,6 @@ def log_table(rows: Sequence[Row], unit: str) -> pa.Table:
     types = {**dict.fromkeys(integers, pa.int64()), "video_id": pa.string(), "price": pa.float64()}
     columns = {name: pa.array([row[name] for row in rows], kind) for name, kind in types.items()}
     values = [convert(row["ms"]) for row in rows]
-    if unit == "timestamp":
-        values = [value.replace(tzinfo=None) for value in values]
     return pa.table(columns | {"time": pa.array(values, kind)})
 
 

@@ -18,7 +18,19 @@ from ple_rec.config.load import load_config
 from ple_rec.config.prep import PrepConfig
 from ple_rec.errors import DataError, PleRecError, UserError
 from tests.data_prep.feed_logs import digests
-from tests.data_prep.oracle_logs import DAY_1, Event, Row, day_of, encode, oracle, random_rows, stored, toml, write
+from tests.data_prep.oracle_logs import (
+    DAY_1,
+    OFFSET_MS,
+    Event,
+    Row,
+    day_of,
+    encode,
+    oracle,
+    random_rows,
+    stored,
+    toml,
+    write,
+)
 
 FIRST, APPENDED = range(1, 5), (3, 4, 5, 6, 7, 8, 9, 10, 11, 12)
 # The first dataset has events until day 4, and trains on day 2.
@@ -112,7 +124,7 @@ def test_an_appended_day_keeps_the_events_that_later_rows_can_see(tmp_path: Path
     events = pq.read_table(folder / "histories" / "liked.parquet")
     times: dict[int, list[int]] = {}
     for key, time in zip(events["key"].to_pylist(), events["time"].to_pylist(), strict=True):
-        times.setdefault(key, []).append(time)
+        times.setdefault(key, []).append(time + OFFSET_MS)
     usable = [row for row in rows_of(ROWS, range(1, 7)) if row["is_kept"] and not row["is_bad"] and row["is_like"]]
     for key, stored_times in times.items():
         all_times = sorted(row["ms"] for row in usable if row["user_id"] == key)

@@ -28,16 +28,16 @@ ITEMS = {"video_id": "video", "city": "city", "user_id": "user_id"}
 DAYS = (4, 5, 6, 7, 8, 9)
 
 
-def watched(chain: Chain, row: dict[str, Any], last_day: int) -> list[tuple[Any, ...]]:
+def watched(chain: Chain, row: dict[str, Any], last_day: int) -> list[list[Any]]:
     """Return the raw values of the items in the history of a row, by the log of all days."""
     events = [
-        (each["time_s"], *(each[item] for item in ITEMS))
+        each
         for day, rows in chain.days.items()
         for each in rows
         if day <= last_day and each["is_like"] and each["shop"] == row["shop"] and each["time_s"] < row["time_s"]
     ]
     # Times of rows with the same key differ.
-    return [items for _, *items in map(list, sorted(events, key=lambda event: event[0])[-6:])]
+    return [[each[item] for item in ITEMS] for each in sorted(events, key=lambda each: each["time_s"])[-6:]]
 
 
 @pytest.mark.parametrize("seed", [0, 1])

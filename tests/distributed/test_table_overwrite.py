@@ -17,7 +17,7 @@ from ple_rec.distributed import table_overwrite
 from ple_rec.distributed.optimizers import attach_table_optimizer
 from ple_rec.distributed.table_overwrite import RowSources, copy_rows, reset_rows
 from ple_rec.distributed.table_rows import TableOrigin
-from ple_rec.models.embeddings import embedding_collection
+from ple_rec.models.embeddings import embedding_collection, sequence_collection
 from tests.training.small import on_ranks, plan_and_shard, ranks_of, whole_sharded
 
 SEED, SCALE = 5, 3.0
@@ -34,6 +34,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "column_wise adagrad": ({"tables": {"a": {"sharding": "column_wise"}}}, {"kind": "adagrad"}),
     "adagrad": ({"sharding": "row_wise"}, {"kind": "adagrad"}),
     "sgd": ({"sharding": "row_wise"}, {"kind": "sgd"}),
+    "unpooled row_wise": ({"sharding": "row_wise"}, {}),
+    "unpooled table_wise adagrad": ({"sharding": "table_wise"}, {"kind": "adagrad"}),
+    "unpooled column_wise": ({"tables": {"a": {"sharding": "column_wise"}}}, {}),
 }
 
 
@@ -63,9 +66,11 @@ def _overwrite(rank: int, world_size: int) -> dict[str, _States]:
         tables = {"a": {"dim": DIMS["a"]} | embeddings.get("tables", {}).get("a", {})}
         config = EmbeddingsConfig.model_validate({"dim": 4, "init_scale": SCALE} | embeddings | {"tables": tables})
         features = [SparseFeature(name=table, table=table) for table in ROWS]
-        collection = embedding_collection(config, features, ROWS, torch.device("meta"))
+        meta, unpooled = torch.device("meta"), {"a"} if name.startswith("unpooled") else set()
+        collection = embedding_collection(config, features, ROWS, meta, unpooled)
         assert collection is not None
         module, table_optimizer = _Model(collection), TableOptimizerConfig.model_validate(optimizer)
+        module.sequences = sequence_collection(config, features, ROWS, meta, unpooled)
         attach_table_optimizer(module, table_optimizer, torch.device("cpu"))
         model, _ = plan_and_shard(module, config, ranks_of(rank, world_size), 4, SEED, table_optimizer.kind)
         weights, state = model.state_dict(), model.fused_optimizer.state_dict()["state"]
@@ -134,4 +139,7 @@ def test_the_cases_have_shards_of_each_kind(states: dict[str, _States], ranks: i
     key = "embeddings.embedding_bags.a.weight"
     assert states["column_wise"].trained[f"{key}:a.momentum1"].shape == (min(2, ranks) * ROWS["a"],)
     assert states["row_wise"].trained[f"{key}:a.momentum1"].shape == (ROWS["a"],)
+    assert states["unpooled column_wise"].trained["sequences.embeddings.a.weight:a.momentum1"].shape == (
+        min(2, ranks) * ROWS["a"],
+    )
     assert states["adagrad"].trained[f"{key}:a.momentum1"].shape == (ROWS["a"], DIMS["a"])

@@ -138,6 +138,10 @@ class Recorder:
             MismatchError: The ranks of the group differ, or a rank has ended that this one waits for.
         """
         rank, name, size = dist.get_rank(), group.pg_name, group.size()
+        if isinstance(operation, threaded.AllToAllBase) and not data[1].numel():
+            # A rank without unpooled tables sends an empty matrix of rows. Real backends accept it; torch's group of
+            # threads needs an input with as many dimensions as the output.
+            data = (data[0], data[1].flatten(), *data[2:])
         members = tuple(sorted(dist.distributed_c10d._world.pg_group_ranks[group]))
         with self._lock:
             call = self._record(operation, name, data, rank)

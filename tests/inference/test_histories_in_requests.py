@@ -7,23 +7,34 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as s
 
 import ple_rec
+from ple_rec.config.raw_form import RawHistory, RawQuery
+from ple_rec.config.side_table import INFO_FILE, TABLE_FILE, SideTableInfo
 from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES
+from ple_rec.inference.history_lookup import HistoryLookup
 from ple_rec.inference.load_version import load_ranker, load_side_tables
 from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request import ModelRequest
 from ple_rec.inference.request_error import RequestError
+from ple_rec.inference.side_table import SideTable
 from tests.inference.feed import FIRST_USER, LABELS, day_of
 from tests.inference.history_feed import SIZES
 from tests.inference.rates_feed import LAST_DAY
 from tests.inference.side_feed import city_of
 
 USER = FIRST_USER + 3
+VALUES = (
+    s.none() | s.booleans() | s.integers(-2, 2) | s.floats(allow_nan=False, allow_infinity=False) | s.text(max_size=2)
+)
 OLD = {"video_id": "v1", "price_bin": 0.2, "hour": 3, "age": 90_000}
 NEW = {"video_id": "v2", "price_bin": -0.4, "hour": 5, "age": 60}
 TIMES: dict[str, dict[str, Any]] = {"features": {}, "raw": {"time_ms": 1_650_420_000_000}}
@@ -58,8 +69,8 @@ def ids(request: ModelRequest, name: str = "liked") -> list[dict[str, list[int]]
 
 
 def test_events_are_read_as_the_features_of_their_items(ranker: Ranker) -> None:
-    body = {"user": {"user_id": USER, "liked": [OLD, NEW]}, "items": [ITEM]}
-    request = ranker.read_rank(body)
+    user_values = {"user_id": USER, "liked": [OLD, NEW]}
+    request = ranker.read_rank({"user": user_values, "items": [ITEM]})
     (user,) = ids(request)
     for name in ("video_id", "price_bin", "hour"):
         alone = [ranker.read_score({"rows": [{name: event[name]}]}).ids[name].values_V[0] for event in (OLD, NEW)]
@@ -68,7 +79,7 @@ def test_events_are_read_as_the_features_of_their_items(ranker: Ranker) -> None:
     assert set(request.missing) == {"city", "seen_in_city", "price_bin", "tags", "history", "minutes"}
     # Scores of a ranking are those of the rows.
     ranked = ranker.answer([request])[0]["items"][0]["predictions"]
-    scored = ranker.answer([ranker.read_score({"rows": [ITEM | body["user"]]})])[0]["rows"][0]["predictions"]
+    scored = ranker.answer([ranker.read_score({"rows": [ITEM | user_values]})])[0]["rows"][0]["predictions"]
     assert ranked == pytest.approx(scored, abs=1e-6)
 
 
@@ -143,6 +154,28 @@ def test_a_request_has_a_largest_number_of_events(ranker: Ranker) -> None:
     assert ranker.read_score({"rows": rows}).rows == 20
     with pytest.raises(RequestError, match=r"got 20,001 values up to here; .* an event of a history is one value"):
         ranker.read_score({"rows": [*rows, {"liked": [NEW]}]})
+
+
+EVENTS = s.none() | s.lists(
+    s.dictionaries(s.sampled_from(["video_id", "price_bin", "hour", "age", "video"]), VALUES, max_size=4) | VALUES,
+    max_size=2,
+)
+
+
+@given(liked=EVENTS)
+@example(liked=[{"age": 10**400}])
+@example(liked=[{"age": 0, "hour": True}])
+@example(liked=[{"age": 0}] * (MAX_BAG + 1))
+@settings(deadline=None, derandomize=True, max_examples=150, suppress_health_check=list(HealthCheck))
+def test_the_parser_takes_what_its_schema_says(ranker: Ranker, liked: Any) -> None:
+    message = ""
+    try:
+        ranker.read_score({"rows": [{"liked": liked}]})
+    except RequestError as error:
+        message = str(error)
+    if "the oldest comes first" not in message:  # JSON schemas cannot say this.
+        schema = ranker.schemas()["ScoreRequest"]
+        assert jsonschema_rs.is_valid(schema, {"rows": [{"liked": liked}]}) is (message == ""), message
 
 
 def test_schemas_describe_events(ranker: Ranker, server: Ranker) -> None:
@@ -240,3 +273,36 @@ def test_a_table_has_the_events_that_later_rows_can_see(history_model: Path) -> 
         for times in table["time"].to_pylist():
             assert times == sorted(times)
             assert sum(time < early for time in times) <= length
+
+
+TIMES_OF_A_KEY = [3_000, 8_999, 9_498, 9_499, 9_500, 9_501]
+
+
+@pytest.mark.parametrize(
+    ("unit", "delay", "seen", "ages"),
+    [
+        ({"units_per_second": 1000}, 0, ["v1", "v2", "v3"], [1, 0, 0]),
+        ({"units_per_second": 1000}, 500, ["v0", "v1"], [6, 1]),
+        ({}, 0, ["v1", "v2", "v3"], [501, 2, 1]),
+        ({"seconds_per_unit": 86_400}, 1, ["v0", "v1", "v2"], [6_500 * 86_400, 501 * 86_400, 2 * 86_400]),
+    ],
+)
+def test_times_are_compared_in_the_unit_of_the_log(
+    ranker: Ranker, tmp_path: Path, unit: dict[str, int], delay: int, seen: list[str], ages: list[int]
+) -> None:
+    videos = [f"v{i}" for i in range(len(TIMES_OF_A_KEY))]
+    pq.write_table(pa.table({"key": ["a"], "time": [TIMES_OF_A_KEY], "video_id": [videos]}), tmp_path / TABLE_FILE)
+    kinds = {"key": "string", "time": "list<int64>", "video_id": "list<string>"}
+    info = SideTableInfo(name="seen_in_city", key_columns=("key",), columns=kinds, rows=1, bytes=0)
+    (tmp_path / INFO_FILE).write_text(info.model_dump_json())
+    (feature,) = (each for each in ranker.signature.inputs if each.name == "seen_in_city")
+    raw = RawHistory(name="seen_in_city", of="user", query=RawQuery(sql="", columns=()), delay=delay, **unit)
+    lookup = HistoryLookup(feature, raw, ranker.arrays.encoder, SideTable(tmp_path))
+    found, unknown = lookup.find(pa.table({"key": ["a", "b", None], "time": [9_500] * 3}))
+    assert unknown.tolist() == [False, True, False]
+    assert found.offsets_N.tolist() == [0, len(seen), len(seen), len(seen)]
+    assert feature.events is not None
+    buckets = [1 + sum(edge <= age for edge in feature.events.age_edges) for age in ages]
+    assert found.columns["seen_in_city_age"].values_V.tolist() == buckets
+    expected = ranker.read_score({"rows": {"video_id": seen}}).ids["video_id"].values_V
+    np.testing.assert_array_equal(found.columns["seen_in_city.video_id"].values_V, expected)

@@ -20,10 +20,10 @@ from ple_rec.cli import main
 from ple_rec.config.choices import TablePrecision
 from ple_rec.config.model import HISTORY_HIDDEN
 from ple_rec.inference.load_version import load_ranker
+from ple_rec.inference.lookups import RequestLookups
 from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request import ModelRequest
-from ple_rec.inference.tables import RequestLookups
 from tests.inference.delta_feed import program_writer
 from tests.inference.exported import PRECISIONS, export_run
 from tests.inference.feed import TASKS
@@ -112,7 +112,7 @@ def test_a_ranking_has_the_scores_of_its_rows(ranker: Ranker) -> None:
 def test_attention_is_computed_in_pieces(ranker: Ranker, monkeypatch: pytest.MonkeyPatch) -> None:
     requests, rows = _requests(ranker), _row_requests(ranker)
     whole = _scores(ranker, requests), _scores(ranker, rows)
-    monkeypatch.setattr("ple_rec.inference.tables._ATTENDED_EVENTS", 9)
+    monkeypatch.setattr("ple_rec.inference.lookups._ATTENDED_EVENTS", 9)
     for scores, each in zip(whole, (requests, rows), strict=True):
         torch.testing.assert_close(_scores(ranker, each), scores, rtol=0, atol=1e-6)
 

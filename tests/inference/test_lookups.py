@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ple_rec.config.choices import TablePrecision
 from ple_rec.inference.feature_parsing import FeatureIds
+from ple_rec.inference.lookups import RequestLookups
 from ple_rec.inference.request import ModelRequest, RankRequest, ScoreRequest
 from ple_rec.inference.signature import OWNERS, InputFeature, Owner, Signature
-from ple_rec.inference.tables import RequestLookups, StoredTable, write_table
+from ple_rec.inference.tables import StoredTable, write_table
 from ple_rec.modules.grouped import GroupedInputs, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 from tests.inference.exported import PRECISIONS

@@ -152,7 +152,7 @@ def test_flops_are_what_torch_counts(length: int, hidden: tuple[int, ...]) -> No
 
 def test_flops_and_parameters_by_hand() -> None:
     unit = attention((4,))
-    assert unit.flops_per_sample(50) == 2 * (50 * (8 * 4 + 4) + 6 * 4)
+    assert unit.flops_per_sample(50) == 2 * (50 * (8 * 4 + 4 + 8) + 6 * 4)
     assert sum(p.numel() for p in unit.parameters()) == (8 + 6 + 6) * 4 + 4 + 4 + 1 + 1
 
 
@@ -171,3 +171,14 @@ def test_bfloat16_is_near_fp32(converted: bool) -> None:
     difference = (y.float() - expected).abs().max() / expected.abs().max()
     assert 0 < difference < 0.02
     assert torch.equal(y[1], torch.zeros_like(y[1]))
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("length", [0, 1, LENGTH])
+def test_samples_of_one_history_have_the_output_of_samples_with_equal_histories(
+    length: int, hidden: tuple[int, ...]
+) -> None:
+    unit, events, targets = attention(hidden), events_RLW((length,), length), targets_BQ(4)
+    expected = unit(events.expand(4, -1, -1), targets)
+    close([unit.of_one_history(events[0], targets)], [expected])
+    assert bool(expected.abs().sum()) is (length > 0)

@@ -50,6 +50,7 @@ _NEW_ROWS = ("tests/training/test_new_rows.py",)
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _TURNOVER = ("tests/data_prep/vocabulary/test_turnover.py",)
+_HISTORY_APPEND = ("tests/data_prep/test_history_append.py",)
 _RANKER = ("tests/inference/test_ranker.py",)
 _DELTA_EXPORT = ("tests/inference/test_delta_export.py",)
 _VOCABULARY_FILES = ("tests/inference/test_vocabulary_files.py",)
@@ -817,5 +818,40 @@ FAULTS: tuple[Fault, ...] = (
         "np.where(i < new, users + i,",
         "np.where(i < 0, users + i,",
         ("tests/benchmarks/test_delta.py",),
+    ),
+    Fault(
+        "events of the parent's last day are added to an appended day once more",
+        "data_prep/transforms/histories.py",
+        "rows[DAY] > after",
+        "rows[DAY] >= after",
+        _HISTORY_APPEND,
+    ),
+    Fault(
+        "an appended day keeps one event too few of each key",
+        "data_prep/transforms/history_append.py",
+        'ranked["__later"] < history.length',
+        'ranked["__later"] < history.length - 1',
+        _HISTORY_APPEND,
+    ),
+    Fault(
+        "an appended day keeps events from UTC midnight on",
+        "data_prep/transforms/history_append.py",
+        "- time.offset_seconds",
+        "",
+        _HISTORY_APPEND,
+    ),
+    Fault(
+        "a delay hides events from a dataset that later days can see",
+        "data_prep/transforms/history_append.py",
+        "- history.delay_seconds",
+        "",
+        _HISTORY_APPEND,
+    ),
+    Fault(
+        "rows of a log that the dataset has are events once more when they are predicted",
+        "data_prep/inputs/histories.py",
+        "log_events(engine, derived, resolved, i, stored.last_day, None)",
+        "log_events(engine, derived, resolved, i, None, None)",
+        ("tests/data_prep/inputs/test_histories.py",),
     ),
 )

@@ -48,7 +48,7 @@ def test_what_another_log_gave_does_not_count(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def parent() -> Parent:
     config = load_config(PrepConfig, DATASET / PREP_FILE)
-    return Parent(DATASET, load_schema(DATASET), config, {}, {}, {})
+    return Parent(DATASET, load_schema(DATASET), config, {}, {}, {}, {})
 
 
 def given(*overrides: str) -> PrepConfig:
