@@ -135,8 +135,8 @@ def table_differences(
         if was != size:
             yield f"table {name} was {was}, is {size}"
         if table.unpooled != is_unpooled(config):
-            was, now = ("unpooled" if unpooled else "pooled" for unpooled in (table.unpooled, is_unpooled(config)))
-            yield f"table {name} was {was}, is {now} (model.history)"
+            change = "was unpooled, is pooled" if table.unpooled else "was pooled, is unpooled"
+            yield f"table {name} {change} (model.history)"
         if len(config.feature_names) != len(table.ids_per_sample):
             yield f"table {name} was read by {len(table.ids_per_sample)} feature(s), now by {len(config.feature_names)}"
         yield from _broken_constraints(table, embeddings, plan)

@@ -13,9 +13,6 @@ from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan_table import Dtype, TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig
 
-# Collection of tables whose rows are pooled, or of unpooled tables, whose rows are returned one by one.
-AnyCollection = EmbeddingBagCollection | EmbeddingCollection
-
 
 @dataclass(frozen=True)
 class PlanningInputs:
@@ -47,12 +44,13 @@ class PlanningInputs:
         return tuple(configured or self.ids_per_sample.get(name, 1.0) or 1.0 for name in table.feature_names)
 
 
-def embedding_collections(module: nn.Module) -> dict[str, AnyCollection]:
-    """Return the unsharded embedding collections in `module`, by dotted name."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, AnyCollection)}
+def embedding_collections(module: nn.Module) -> dict[str, EmbeddingBagCollection | EmbeddingCollection]:
+    """Return the unsharded embedding collections in `module`, of pooled and of unpooled tables, by dotted name."""
+    kinds = (EmbeddingBagCollection, EmbeddingCollection)
+    return {name: m for name, m in module.named_modules() if isinstance(m, kinds)}
 
 
-def collection_tables(collection: AnyCollection) -> list[BaseEmbeddingConfig]:
+def collection_tables(collection: EmbeddingBagCollection | EmbeddingCollection) -> list[BaseEmbeddingConfig]:
     """Return the configurations of the tables of a collection."""
     bags = isinstance(collection, EmbeddingBagCollection)
     return [*(collection.embedding_bag_configs() if bags else collection.embedding_configs())]

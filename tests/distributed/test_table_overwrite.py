@@ -41,9 +41,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 class _Model(nn.Module):
-    def __init__(self, embeddings: nn.Module) -> None:
+    def __init__(self, embeddings: nn.Module, sequences: nn.Module | None) -> None:
         super().__init__()
-        self.embeddings = embeddings
+        self.embeddings, self.sequences = embeddings, sequences
         self.w = nn.Linear(sum(DIMS.values()), 1)
 
 
@@ -69,8 +69,8 @@ def _overwrite(rank: int, world_size: int) -> dict[str, _States]:
         meta, unpooled = torch.device("meta"), {"a"} if name.startswith("unpooled") else set()
         collection = embedding_collection(config, features, ROWS, meta, unpooled)
         assert collection is not None
-        module, table_optimizer = _Model(collection), TableOptimizerConfig.model_validate(optimizer)
-        module.sequences = sequence_collection(config, features, ROWS, meta, unpooled)
+        module = _Model(collection, sequence_collection(config, features, ROWS, meta, unpooled))
+        table_optimizer = TableOptimizerConfig.model_validate(optimizer)
         attach_table_optimizer(module, table_optimizer, torch.device("cpu"))
         model, _ = plan_and_shard(module, config, ranks_of(rank, world_size), 4, SEED, table_optimizer.kind)
         weights, state = model.state_dict(), model.fused_optimizer.state_dict()["state"]

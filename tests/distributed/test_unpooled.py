@@ -103,7 +103,9 @@ def _step(model: DistributedModelParallel, rank: int, world_size: int, step: int
     samples = range(start, start + SPLITS[world_size][rank])
     tables, ids = whole_tables(model), _batch(rank, world_size)
     if ahead:
-        exchange = Exchange(sharded_collections(model), ids, CudaStreams(CPU))
+        collections = sharded_collections(model)
+        assert len(collections) == 2
+        exchange = Exchange(collections, ids, CudaStreams(CPU))
         exchange.send()
         exchange.prefetch()
         with exchange.replaced_forward():

@@ -245,9 +245,30 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the pooled rows of a batch are counted for one rank instead of all",
         "ple_rec/config/plan_table.py",
-        "_BYTES_PER_POOLED_VALUE * batch_size_per_rank * world * (",
-        "_BYTES_PER_POOLED_VALUE * batch_size_per_rank * (",
+        "if unpooled else world * features",
+        "if unpooled else features",
         _PLANS,
+    ),
+    Fault(
+        "an unpooled table takes the memory of sums",
+        "ple_rec/config/plan_table.py",
+        "id_batches * ids if unpooled else world * features",
+        "world * features",
+        ("tests/planning/test_unpooled_plans.py",),
+    ),
+    Fault(
+        "the ids of unpooled tables are not exchanged ahead of their step",
+        "ple_rec/distributed/sparse_prefetch.py",
+        "kinds = (ShardedEmbeddingBagCollection, ShardedEmbeddingCollection)",
+        "kinds = (ShardedEmbeddingBagCollection,)",
+        ("tests/distributed/test_unpooled.py",),
+    ),
+    Fault(
+        "the tables of a run with another kind of history are looked for under the keys of this run",
+        "ple_rec/training/warm_start.py",
+        "unpooled=table_of_key(key) in unpooled)",
+        'unpooled=key.startswith("sequences."))',
+        ("tests/training/test_history_warm_start.py",),
     ),
     Fault(
         "the dense layers take no memory from the tables",

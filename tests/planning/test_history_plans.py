@@ -1,4 +1,4 @@
-"""`ple-rec plan` of a run with a history: the ids of its tables, with a dataset and without, and what it says of them."""
+"""`ple-rec plan` of a run with a history: the ids of its tables, with a dataset and without, and what it says."""
 
 from __future__ import annotations
 

@@ -137,6 +137,32 @@ def test_weights_and_losses_equal_those_of_one_rank(
     assert video == expected_kinds.get(sharding, sharding)
 
 
+ROUNDED: dict[str, dict[str, Any]] = {
+    "fp16 rows": {"dtype": "fp16"},
+    "fp16 and bf16 exchanges": {"qcomms": {"forward_precision": "fp16", "backward_precision": "bf16"}},
+    "int8 exchanges": {"qcomms": {"forward_precision": "int8", "backward_precision": "int8"}},
+}
+
+
+def _rounded(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, list[float]]:
+    """The losses of runs that store or exchange rows in fewer bits, and of one that does not."""
+    losses = {}
+    for name, changes in ({"fp32": {}} | ROUNDED).items():
+        config = config_of(data, SGD | {"embeddings": {"dim": 8, **changes}})
+        train_small(rank, world_size, config, runs / name)
+        losses[name] = [line["loss"] for line in records(runs / name) if line["split"] == "train"]
+    return losses
+
+
+def test_rows_in_fewer_bits_train_nearly_the_same(folder: Path, tmp_path: Path) -> None:
+    losses = on_ranks(_rounded, 2, folder / "data", tmp_path)[0]
+    exact = losses.pop("fp32")
+    assert len(exact) == 2
+    for name, found in losses.items():
+        assert found != exact, name
+        assert found == pytest.approx(exact, rel=0.02), name
+
+
 def flat(value: Any, place: str = "") -> dict[str, float]:
     """The numbers of nested dicts and lists, by place."""
     items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
