@@ -1,7 +1,11 @@
-"""A training step with attention over a history: two graphs, no read by the host, and a ceiling of operators."""
+"""A training step with attention over a history: two graphs, no read by the host, and a ceiling of operators.
+
+On several ranks, the two collections of tables exchange their ids and rows separately. Nothing else waits.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,6 +20,8 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.training import context as context_module
 from ple_rec.training.context import build_context
 from tests.gpu_proofs.device_path import device_path
+from tests.gpu_proofs.test_transfers import _counted_step
+from tests.gpu_proofs.transfers import Transfers
 from tests.histories import write_histories
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, whole_state
 
@@ -38,9 +44,14 @@ CEILINGS = {
 HOST_READS = {"lookup": 4}
 
 
-def _config(data: Path, **train: Any) -> RunConfig:
-    config = small_config(data, {"tasks": [{"name": "click"}, {"name": "again"}], "train": {"batch_size": 48} | train})
-    return config.model_copy(update={"model": config.model.model_copy(update={"history": "din"})})
+def _config(data: Path, history: str = "din", sharding: str = "table_wise", **train: Any) -> RunConfig:
+    sections: dict[str, Any] = {
+        "tasks": [{"name": "click"}, {"name": "again"}],
+        "train": {"batch_size": 48} | train,
+        "embeddings": {"sharding": sharding},
+    }
+    config = small_config(data, sections)
+    return config.model_copy(update={"model": config.model.model_copy(update={"history": history})})
 
 
 def _train(rank: int, world_size: int, data: Path, folder: Path) -> dict[str, Any]:
@@ -98,3 +109,29 @@ def test_operators_and_host_reads_of_a_step(data: Path, tmp_path: Path) -> None:
 def _names(counted: StepCounts, step: int, region: str) -> list[str]:
     """Return the names and counts of the operators of one region, for the message of a failure."""
     return [f"{name}: {count}" for (place, name), count in sorted(counted.operators[step].items()) if place == region]
+
+
+def _transfers(rank: int, world_size: int, data: Path, folder: Path) -> dict[str, Transfers]:
+    transfers = {}
+    for history in ("mean", "din"):
+        config = _config(data, history, "row_wise", steps=8, report_every=100, pipeline="sparse_dist")
+        with _counted_step() as counts:
+            train_small(rank, world_size, config, folder / history)
+        (transfers[history],) = counts
+    return transfers
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_each_collection_has_an_exchange_and_attention_waits_for_nothing(
+    world_size: int, data: Path, tmp_path: Path
+) -> None:
+    for results in on_ranks(_transfers, world_size, data, tmp_path):
+        mean, din = results["mean"], results["din"]
+        assert mean.copies
+        assert din.reads == mean.reads + mean.reads
+        assert din.copies == mean.copies + mean.copies
+        assert din.pinned_copies == mean.pinned_copies
+        assert din.streams == {"exchange": din.reads.total() + din.copies.total()}
+        # The rows of events and their gradients go from rank to rank; pooled rows are added on their way.
+        rows = Counter({"alltoall_base": mean.collectives["alltoall_base"] + 2 * (world_size > 1)})
+        assert din.collectives == mean.collectives + rows

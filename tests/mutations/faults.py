@@ -68,6 +68,41 @@ _GATE = ("tests/days/test_gate.py",)
 FAULTS: tuple[Fault, ...] = (
     # Models
     Fault(
+        "attention weighs the target by the wrong columns",
+        "ple_rec/modules/history.py",
+        "event_HW + F.pad(product_HQ * target_BQ[:, None], (0, self.age_width))",
+        "event_HW + F.pad(product_HQ * target_BQ[:, None], (self.age_width, 0))",
+        _MODELS,
+    ),
+    Fault(
+        "attention forgets the target outside of products",
+        "ple_rec/modules/history.py",
+        "F.linear(target_BQ, target_HQ, first.bias)[:, None]",
+        "F.linear(0 * target_BQ, target_HQ, first.bias)[:, None]",
+        _MODELS,
+    ),
+    Fault(
+        "a shared history has the events of later requests",
+        "ple_rec/models/multitask.py",
+        "offsets = torch.cat([offsets.index_select(0, batch.requests.first_R), offsets[-1:]])",
+        "offsets = torch.cat([offsets[:1], offsets.index_select(0, batch.requests.first_R)])",
+        _MODELS,
+    ),
+    Fault(
+        "samples of a request lose the target that they share",
+        "ple_rec/models/multitask.py",
+        "if requests is None or feature not in self.request_features:",
+        "if True:",
+        _MODELS,
+    ),
+    Fault(
+        "bags of a history's table lose their weights",
+        "ple_rec/models/embeddings.py",
+        "per_sample_weights=ids.weights_or_none(),",
+        "per_sample_weights=None,",
+        _MODELS,
+    ),
+    Fault(
         "a gate of a higher level of PLE reads x instead of its own stream",
         "ple_rec/models/variants.py",
         "selector_O=tuple(streams[o] for o in outputs),",
