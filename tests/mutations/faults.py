@@ -41,6 +41,7 @@ class Fault:
 _MODELS = ("tests/modules", "tests/models")
 _LOSSES = ("tests/models/test_losses.py", "tests/models/test_objective.py", "tests/models/test_weighting.py")
 _ORDER = ("tests/data/test_order.py", "tests/data/test_loader.py", "tests/data/test_collate.py")
+_HISTORIES = ("tests/data/test_histories.py",)
 _METRICS = ("tests/metrics",)
 _STORE = ("tests/checkpoint/test_store.py",)
 _RESUME = ("tests/training/test_resume.py",)
@@ -201,6 +202,34 @@ FAULTS: tuple[Fault, ...] = (
         "array[rows:] = 0\n",
         "array[rows:] = array[0]\n",
         _ORDER,
+    ),
+    Fault(
+        "rows with the same events and other times are one request, so all of them have the ages of the first",
+        "ple_rec/data/columns.py",
+        "for x_N in (each.begin_N, each.end_N, each.time_N)",
+        "for x_N in (each.begin_N, each.end_N)",
+        _HISTORIES,
+    ),
+    Fault(
+        "an event as old as a boundary is in the bucket below it",
+        "ple_rec/data/histories.py",
+        'age_V, side="right"',
+        'age_V, side="left"',
+        _HISTORIES,
+    ),
+    Fault(
+        "the row of an event has no part in id dropout, so rows of all times lose the same items",
+        "ple_rec/data/histories.py",
+        "row_time_V.view(np.uint64) * _TIME_FACTOR + key",
+        "key",
+        _HISTORIES,
+    ),
+    Fault(
+        "a history is summed where its tables pool by sum, so it grows with the number of events",
+        "ple_rec/models/embeddings.py",
+        "feature.name in columns or pooling",
+        "pooling",
+        ("tests/training/test_mean_histories.py",),
     ),
     # Metrics
     Fault(

@@ -15,6 +15,7 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.planning.plan_input import describe_dataset, meta_model
+from ple_rec.runs.layout import CONFIG, write_text
 from ple_rec.training.checks import select_run_columns
 from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import evaluate
@@ -129,7 +130,9 @@ def test_ages_keep_their_ids_unless_their_table_is_named(folder: Path) -> None:
 
 
 def _went_on(rank: int, world_size: int, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    before = whole_state(train_small(rank, world_size, config(folder, ADAM), folder / "day 1"))
+    first = config(folder, ADAM)
+    before = whole_state(train_small(rank, world_size, first, folder / "day 1"))
+    write_text(folder / "day 1" / CONFIG, dump_toml(first))
     later = build_context(small_config(folder / "later", {"embeddings": {"dim": 4}}), ranks_of(rank, world_size))
     load_warm_start(later, WarmStart(str(folder / "day 1"), "step-20", FINGERPRINT, 3, 1.0))
     return before, whole_state(later)

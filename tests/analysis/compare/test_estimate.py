@@ -13,15 +13,17 @@ from ple_rec.analysis.compare.estimate import Bounds, Pace, estimate_seconds, me
 from ple_rec.analysis.compare.one_run import train_one
 from ple_rec.analysis.compare.work import Work, create_studies, read_work
 from ple_rec.analysis.compare.workers import Outcome, Worker
+from ple_rec.config.base import Split
 from ple_rec.config.compare import TuneConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.data.dataset import DatasetDirectory
+from ple_rec.data.dataset import DatasetDirectory, read_row_group
 from ple_rec.distributed import process_group
 from ple_rec.errors import UserError
 from ple_rec.reports.analysis.page import write_analysis
 from ple_rec.runtime.cuda import MissingGpu
 from tests.analysis.compare.comparisons import matrix
+from tests.histories import write_histories
 
 ROOT = Path("runs/cmp")
 
@@ -137,3 +139,17 @@ def test_first_rows_are_a_dataset(here: Path) -> None:
     assert rows == {"train": 20, "valid": 7, "test": whole.schema.splits["test"].rows}
     assert cut.schema.fingerprint == whole.schema.fingerprint
     assert cut.statistics() == whole.statistics()
+
+
+def test_first_rows_have_the_events_of_histories(tmp_path: Path) -> None:
+    write_histories(tmp_path / "whole")
+    whole = DatasetDirectory(tmp_path / "whole")
+    rows: dict[Split, int] = {"train": 20, "valid": 7, "test": 7}
+    cut = DatasetDirectory(write_first_rows(whole, tmp_path / "cut", rows))
+    for folder in (whole, cut):
+        folder.history_events["liked"].check()
+    first, same = (
+        read_row_group(each.row_groups("train", [])[0], each.select(drop=[], tasks=[])).histories[0]
+        for each in (whole, cut)
+    )
+    assert first.end_N[: len(same.end_N)].tolist() == same.end_N.tolist()
