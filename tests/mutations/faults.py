@@ -51,6 +51,7 @@ _NEW_ROWS = ("tests/training/test_new_rows.py",)
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _TURNOVER = ("tests/data_prep/vocabulary/test_turnover.py",)
+_HISTORIES = ("tests/data_prep/test_histories.py",)
 _HISTORY_APPEND = ("tests/data_prep/test_history_append.py",)
 _RANKER = ("tests/inference/test_ranker.py",)
 _DELTA_EXPORT = ("tests/inference/test_delta_export.py",)
@@ -903,6 +904,48 @@ FAULTS: tuple[Fault, ...] = (
         "np.where(i < new, users + i,",
         "np.where(i < 0, users + i,",
         ("tests/benchmarks/test_delta.py",),
+    ),
+    Fault(
+        "a row sees events at its own time",
+        "data_prep/transforms/histories.py",
+        "order_by=[EVENT_TIME, _IS_EVENT]",
+        "order_by=[EVENT_TIME, ibis.desc(_IS_EVENT)]",
+        _HISTORIES,
+    ),
+    Fault(
+        "a history ignores its delay",
+        "data_prep/transforms/histories.py",
+        "events[EVENT_TIME] + delay",
+        "events[EVENT_TIME]",
+        _HISTORIES,
+    ),
+    Fault(
+        "a history has an event too many",
+        "data_prep/transforms/histories.py",
+        "end - history.length",
+        "end - history.length - 1",
+        _HISTORIES,
+    ),
+    Fault(
+        "bad rows that are dropped are events",
+        "data_prep/transforms/histories.py",
+        "if config.on_bad_row ==",
+        "if config.name ==",
+        ("tests/data_prep/test_history_oracle.py",),
+    ),
+    Fault(
+        "a run that goes on does without an array of events",
+        "data_prep/output/histories.py",
+        "if file is None or not all(array.exists() for array in sink.arrays.values()):",
+        "if file is None:",
+        _HISTORIES,
+    ),
+    Fault(
+        "events of equal time are stored in any order",
+        "data_prep/transforms/history_values.py",
+        "return [EVENT_KEY, EVENT_TIME, MISSING, *map(item_column, history.items)]",
+        "return [EVENT_KEY, EVENT_TIME]",
+        _HISTORIES,
     ),
     Fault(
         "events of the parent's last day are added to an appended day once more",
