@@ -86,7 +86,7 @@ class HistoryAttention(nn.Module):
             events_LW: Events [q, a] of the history.
             target_BQ: Target t of each sample.
         """
-        first, *deeper = self.layers
+        first, *deeper = (layer for layer in self.layers if isinstance(layer, nn.Linear))
         events_LW, target_BQ = events_LW.to(first.weight.dtype), target_BQ.to(first.weight.dtype)
         event_HW, product_HQ, target_HQ = first.weight.split(
             [self.item_width + self.age_width, self.item_width, self.item_width], dim=1

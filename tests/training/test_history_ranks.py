@@ -147,7 +147,8 @@ ROUNDED: dict[str, dict[str, Any]] = {
 def _rounded(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, list[float]]:
     """The losses of runs that store or exchange rows in fewer bits, and of one that does not."""
     losses = {}
-    for name, changes in ({"fp32": {}} | ROUNDED).items():
+    embeddings: dict[str, dict[str, Any]] = {"fp32": {}} | ROUNDED
+    for name, changes in embeddings.items():
         config = config_of(data, SGD | {"embeddings": {"dim": 8, **changes}})
         train_small(rank, world_size, config, runs / name)
         losses[name] = [line["loss"] for line in records(runs / name) if line["split"] == "train"]
