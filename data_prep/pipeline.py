@@ -66,7 +66,7 @@ from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.sources.table import RawTables, refuse_changes
 from data_prep.stats.drift import Groups
-from data_prep.survey import RowRange, Survey, survey
+from data_prep.survey import Survey, survey
 from data_prep.transforms import expression_scope, histories, quantiles, rates, side_bags
 from data_prep.transforms.arithmetic import date_text
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
@@ -333,7 +333,7 @@ class Pipeline:
             parts: Numbers of the parts, in ascending order.
         """
         tables = []
-        for first, last, needs_filter in _merge_ranges([counts.part_ranges[split][part] for part in parts]):
+        for first, last, needs_filter in counts.merge_ranges(split, parts):
             table = self.derived_rows(first, last + 1).table
             if needs_filter:
                 in_split = table[SPLIT] == SPLITS.index(split)
@@ -462,28 +462,3 @@ class Pipeline:
         return Groups(
             self.resolved.parsed[key].text, features_that_determine(key, self.resolved), *counts.effective_groups
         )
-
-
-def _merge_ranges(ranges: Sequence[RowRange]) -> list[tuple[int, int, bool]]:
-    """Merge neighbouring ranges of the log, so that fewer queries read them.
-
-    Contiguous ranges, which contain nothing but good rows of the split, are merged if they adjoin. Successive ranges
-    that also contain other rows are always merged: all are filtered, and the filter removes the rows between them, too.
-
-    Args:
-        ranges: Ranges in the order of the log.
-
-    Returns:
-        First and last position of each merged range, and True if it may contain rows of other splits or bad rows.
-    """
-    merged: list[tuple[int, int, bool]] = []
-    for rows in ranges:
-        if merged:
-            first, last, needs_filter = merged[-1]
-            if (needs_filter and not rows.is_contiguous) or (
-                not needs_filter and rows.is_contiguous and rows.first == last + 1
-            ):
-                merged[-1] = (first, rows.last, needs_filter)
-                continue
-        merged.append((rows.first, rows.last, not rows.is_contiguous))
-    return merged

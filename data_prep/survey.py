@@ -97,6 +97,33 @@ class Survey:
         """Add to the number of rows of a split (None for no split) that are left out for a reason."""
         self.dropped_rows[split, reason] = self.dropped_rows.get((split, reason), 0) + rows
 
+    def merge_ranges(self, split: Split, parts: Sequence[int]) -> list[tuple[int, int, bool]]:
+        """Merge the ranges of neighbouring parts, so that fewer queries read them.
+
+        Contiguous ranges, which contain nothing but good rows of the split, are merged if they adjoin. Successive
+        ranges that also contain other rows are always merged: all are filtered, and the filter removes the rows between
+        them, too.
+
+        Args:
+            split: Split of the rows.
+            parts: Numbers of the parts, in ascending order.
+
+        Returns:
+            First and last position of each merged range, and True if it may contain rows of other splits or bad rows.
+        """
+        merged: list[tuple[int, int, bool]] = []
+        for part in parts:
+            rows = self.part_ranges[split][part]
+            if merged:
+                first, last, needs_filter = merged[-1]
+                if (needs_filter and not rows.is_contiguous) or (
+                    not needs_filter and rows.is_contiguous and rows.first == last + 1
+                ):
+                    merged[-1] = (first, rows.last, needs_filter)
+                    continue
+            merged.append((rows.first, rows.last, not rows.is_contiguous))
+        return merged
+
 
 def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, day_1: int | None) -> Survey:
     """Count the rows of a log, and refuse a log that breaks the rules of its configuration.
