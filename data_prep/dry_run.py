@@ -388,7 +388,7 @@ class _SamplePipeline(Pipeline):
     def _column_lines(self, values: Mapping[str, ValueEstimate]) -> Iterator[str]:
         """Yield a line for each feature and task: what its column becomes, and the number of values of its table.
 
-        Columns of one table have the same numbers. Those of a history are numbers of events.
+        Columns of one table have the same numbers.
         """
         kind = "train values" if self.parent is None else "new values"
         yield f"  {'column':24} {'becomes':34} {f'{kind} sampled':>22} {'in all, about':>18}"
@@ -410,8 +410,8 @@ class _SamplePipeline(Pipeline):
         for history in self.config.histories:
             events = self.events[history.name]
             count = self.engine.fetch(events.aggregate(count=events.count()))["count"][0].as_py()
-            becomes = f"history, the last {history.length:,} of events:"
-            yield f"  {history.name:24} {becomes:34} {count:>22,} {round(count * self.scale):>18,}"
+            in_all = f"{round(count * self.scale):,} events in all, about"
+            yield f"  {history.name:24} history, at most the last {history.length:,} events; {in_all}"
         for task in self.config.tasks:
             space = f" where {task.space}" if task.space is not None else ""
             yield f"  {task.name:24} {task.kind}: {task.source}{space}"

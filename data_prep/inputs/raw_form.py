@@ -84,7 +84,7 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
     of_user = set(user.types)
     for _, history in histories:
         if history.of == "user":
-            of_user.update(name for name in history.query.columns if name not in whole.types)
+            of_user.update(history.query.columns)
     for side in sides:
         if any(f"{side.name}.{column}" in of_user for column in side.columns):
             of_user.update(name for name in side.reads if name not in whole.types)
@@ -97,7 +97,7 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
                 name=name,
                 type=types[name],
                 of="user" if name in of_user else "item",
-                features=tuple(whole.readers(name)),
+                features=(*whole.readers(name), *(each.name for _, each in histories if name in each.query.columns)),
                 required=name in whole.time_columns(),
             )
             for name in (*whole.types, *key_columns)

@@ -157,7 +157,7 @@ def test_a_dataset_in_a_store_has_the_events(tmp_path: Path, monkeypatch: pytest
 def test_a_dry_run_tells_of_events(tmp_path: Path) -> None:
     logs = Logs(tmp_path, PLAIN + LIKED)
     report = str(dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1)))
-    assert f"  {'liked':24} {'history, the last 3 of events:':34} {32:>22} {32:>18}" in report
+    assert f"  {'liked':24} history, at most the last 3 events; 32 events in all, about" in report
     # 5 videos and row 0, nine buckets of ages and row 0.
     assert "  tables       2, with about 16 rows in all" in report
 
