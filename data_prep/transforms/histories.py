@@ -161,7 +161,7 @@ def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, res
     """Return `POSITION` and the columns of `row_offsets` of rows whose key has an event; other rows have no history.
 
     Offsets count all of `events`, sorted by key, time and items. Rows and events are sorted together by key and by the
-    time from which they count: an event counts in rows that are later than its time plus the delay. So the sum of
+    time up to which they count: a row counts the events that are earlier than its time less the delay. So the sum of
     events up to a row is the number of events in its past.
 
     Args:
@@ -172,12 +172,15 @@ def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, res
     """
     assert resolved.config.time is not None
     delay = units_of_seconds(history.delay_seconds, resolved.config.time.unit)
-    rows = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
-    visible = events.select(
-        **{POSITION: ibis.null("int64"), EVENT_KEY: events[EVENT_KEY]},
-        **{EVENT_TIME: events[EVENT_TIME] + delay, _IS_EVENT: ibis.literal(1, "int64")},
+    # A time is not below 0, so the difference stays within int64.
+    rows = moments.select(
+        POSITION, EVENT_KEY, **{EVENT_TIME: moments[EVENT_TIME] - delay, _IS_EVENT: ibis.literal(0, "int64")}
     )
-    both = ibis.union(rows, visible, distinct=False)
+    counted_events = events.select(
+        **{POSITION: ibis.null("int64"), EVENT_KEY: events[EVENT_KEY]},
+        **{EVENT_TIME: events[EVENT_TIME], _IS_EVENT: ibis.literal(1, "int64")},
+    )
+    both = ibis.union(rows, counted_events, distinct=False)
     window = ibis.cumulative_window(group_by=EVENT_KEY, order_by=[EVENT_TIME, _IS_EVENT])
     counted = both.mutate(before=both[_IS_EVENT].sum().over(window))
     counted = counted.filter(counted[POSITION].notnull())

@@ -19,6 +19,8 @@ from ple_rec.config.prep_inputs import Expression
 
 _DURATION = re.compile(r"(\d{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+# With it, times in nanoseconds stay within int64.
+_MAX_DELAY = "36500d"
 _AGES = ("1m", "10m", "1h", "6h", "1d", "3d", "7d", "30d")
 
 
@@ -55,7 +57,8 @@ class HistorySpec(Config):
     @field_validator("delay")
     @classmethod
     def _delay_is_duration(cls, text: str) -> str:
-        duration_seconds(text)
+        if duration_seconds(text) > duration_seconds(_MAX_DELAY):
+            raise ValueError(f"got {text!r}; write at most {_MAX_DELAY!r}")
         return text
 
     @field_validator("ages")

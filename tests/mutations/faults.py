@@ -915,8 +915,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a history ignores its delay",
         "data_prep/transforms/histories.py",
-        "events[EVENT_TIME] + delay",
-        "events[EVENT_TIME]",
+        "moments[EVENT_TIME] - delay",
+        "moments[EVENT_TIME]",
         _HISTORIES,
     ),
     Fault(
