@@ -48,7 +48,7 @@ class HistorySpec(Config):
     where: Expression | None = Field(None, description="condition of events, e.g. is_like = 1; default: every row")
     length: PositiveInt = Field(le=1000, description="most events of a history; these are the last ones")
     delay: str = Field(
-        "0s", description='time right before the row whose events it does not see, e.g. "1h"; default: none'
+        "0s", description='a row sees an event only if it is later by more than this time, e.g. "1h"; default: none'
     )
     ages: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)] = Field(
         _AGES, description="boundaries of the buckets of an event's age, the time from the event to the row"
@@ -79,7 +79,7 @@ class HistorySpec(Config):
 
     @property
     def delay_seconds(self) -> int:
-        """Seconds right before the time of a row whose events it does not see."""
+        """Length of the time before a row, in seconds, whose events the history of the row leaves out."""
         return duration_seconds(self.delay)
 
     @property

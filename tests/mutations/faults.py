@@ -957,8 +957,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "an appended day keeps one event too few of each key",
         "data_prep/transforms/history_append.py",
-        'ranked["__later"] < history.length',
-        'ranked["__later"] < history.length - 1',
+        'ranked["__newer_events"] < history.length',
+        'ranked["__newer_events"] < history.length - 1',
         _HISTORY_APPEND,
     ),
     Fault(
