@@ -57,7 +57,8 @@ class GainStudy:
         train: Configuration of the training: a recipe, or a TOML file.
         history: Name of the history.
         drop: Features that no model reads.
-        settings: Overrides between which the validation split chooses, by their names.
+        settings: Alternative lists of overrides, by the name of the setting. Each model is trained with every setting
+            and keeps the one with the best metric on the validation split.
         metrics: Task and metric of each gain.
     """
 
@@ -141,6 +142,7 @@ def overrides_of(study: GainStudy, args: argparse.Namespace, model: str, setting
     """Return the overrides of the study's configuration for a model and a setting."""
     kind, reads_rates = MODELS[model]
     drop = [*study.drop, *([] if reads_rates else study.rate_features()), *([] if kind else [study.history])]
+    # The empty value removes `history = "din"` of the configuration, which a model without the history does not use.
     more = [f"model.history={kind}"] if kind else ["model.history="]
     # The run itself reads no row of the test split; `score_test` does.
     more += ["evaluation.test=false", "runtime.threads=1", f"data.path={args.data or study.data}"]
@@ -155,6 +157,7 @@ def train_run(args: argparse.Namespace, model_setting_seed: tuple[str, str, int]
     run_dir = args.runs / args.study / f"{model} - {setting} - {seed}".replace(",", "").replace(" ", "_")
     with contextlib.redirect_stdout(sys.stderr):
         overrides = [*overrides_of(study, args, model, setting), f"seed={seed}"]
+        # With "auto", a run that has finished is returned as it is, and one that was stopped goes on.
         run = ple_rec.train(study.train, run_dir=run_dir, overrides=overrides, resume="auto")
         value = cast(float, run.metrics["best_value"])
     best_metric = run.config.train.best_metric
@@ -255,9 +258,10 @@ def main() -> None:
     with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         trials = [(model, setting, 0) for model in args.models for setting in study.settings]
         results = dict(zip(trials, pool.map(partial(train_run, args), trials), strict=True))
-        # Of pairs of a value and a setting, the largest has the best value.
+        # Tuples are compared by their first entry, the value on the validation split, so `max` returns the best one.
         best = {model: max((results[model, name, 0][1], name) for name in study.settings) for model in args.models}
         chosen = {model: setting for model, (_, setting) in best.items()}
+        # Runs with seed 0 have finished as trials, so `train_run` returns them and does not train them again.
         runs = [(model, chosen[model], seed) for model in args.models for seed in range(args.seeds)]
         folders = {run: folder for run, (folder, _) in zip(runs, pool.map(partial(train_run, args), runs), strict=True)}
         work = [[folders[model, chosen[model], seed] for seed in range(args.seeds)] for model in args.models]

@@ -52,19 +52,23 @@ _AGE_EDGES = (60, 600, 3_600, 21_600, 86_400, 259_200, 604_800, 2_592_000)
 _ITEMS = ("video", "author", "tab")
 _ROW_GROUP_ROWS = 65_536
 _SHARDS = 16  # Virtual shards of the loader.
+# A row has two offsets of its history and a time, of 8 bytes each.
+_BYTES_PER_ROW = 24
 Arrays = Mapping[str, NDArray[Any]]
 
 
 def _rows(count: int) -> dict[str, NDArray[Any]]:
-    """Return the rows of a log in the order of time, each of which is an event, and the two numbers of its history."""
+    """Return the columns of a log whose rows are in the order of time, with a history of each row.
+
+    Every row is an event, too. Events are numbered by user and time; `order` has the row of each event. The history of
+    a row consists of the events `watched_begin` to `watched_end` - 1.
+    """
     rng = np.random.default_rng(0)
     users, videos = max(1, count // _ROWS_PER_USER), max(1, count // _ROWS_PER_VIDEO)
     user_N, time_N = rng.integers(0, users, count), 1_700_000_000 + np.arange(count) // 8
     # The square of a uniform number makes some videos far more frequent than others.
     video_N = (videos * rng.random(count) ** 2).astype(np.int64)
     order_E = np.lexsort([time_N, user_N])
-    place_N = np.empty(count, np.int64)
-    place_N[order_E] = np.arange(count)
     first_N = np.searchsorted(user_N[order_E], user_N)
     # Events of the same second are not before the row.
     end_N = np.searchsorted(user_N[order_E] * (1 << 32) + time_N[order_E], user_N * (1 << 32) + time_N)
@@ -182,7 +186,11 @@ def _sizes(folder: Path, rows: Arrays) -> list[tuple[str, ...]]:
     return [
         ("bytes a row", "as numbers", "in files"),
         ("lists in rows", f"{4 * ids / count:.1f}", f"{column_bytes('lists', 'watched') / count:.1f}"),
-        ("  parts of the events' form", "24.0", f"{column_bytes('events', 'watched', 'log_time') / count:.1f}"),
+        (
+            "  parts of the events' form",
+            f"{_BYTES_PER_ROW:.1f}",
+            f"{column_bytes('events', 'watched', 'log_time') / count:.1f}",
+        ),
         ("  events", f"{arrays / count:.1f}", f"{arrays / count:.1f}"),
     ]
 

@@ -28,11 +28,11 @@ from ple_rec.config.schema import HISTORIES_DIR
 from ple_rec.runtime.host import usable_cores
 
 _ROWS_PER_VIDEO, _VIDEOS_PER_AUTHOR = 22, 10  # As in the paper's log, with an assumed number of videos per author.
-# Share of `--memory` that DuckDB may use in the bare query, as in `benchmarks.prep`.
+# Share of `--memory` that DuckDB may use in the bare query; Python and the writers take the rest.
 _SHARE_OF_DUCKDB = 0.75
-LENGTH = 50  # Most events of a history.
 
-
+LENGTH = 50  # Largest number of events in a history.
+# The column `s0` of the logs, an integer from 0 to 5, stands for the tab in which a video is shown.
 HISTORY = f"""
 [[histories]]
 name = "clicked"

@@ -2,8 +2,9 @@
 
     python -m benchmarks.history_train [--rows N] [--batch-size N] [--threads N]
 
-The model is that of the reference workload, `bench-feed`. A prepared log with few users has the history, so that most
-rows have all 50 events. The rates come from the run's own reports; the runs take turns.
+The model is that of the reference workload, the recipe `bench-feed` (`ple_rec/recipes/bench-feed.toml`). A prepared log
+with few users has the history, so that most rows have all 50 events. The rates come from the run's own reports; the
+runs take turns.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _CASES = {
 def train(folder: Path, case: str, args: argparse.Namespace) -> Iterator[Pass]:
     """Train at least `args.steps` steps in each pass."""
     more = [f"train.batch_size_per_rank={args.batch_size}", "train.precision=fp32", f"tasks=[{_TASKS}]"]
+    # The recipe describes its own dataset by `data.described_by`. The empty value removes the key, since the dataset of
+    # this benchmark is another one.
     overrides = run_overrides(folder / "data", args.threads, *more, "data.described_by=", *_CASES[case])
     run_dir = folder / f"run-{case}".replace(" ", "-")
     with closing(TrainRun(train_command(run_dir, overrides), run_dir / "train.jsonl", args.batch_size)) as run:

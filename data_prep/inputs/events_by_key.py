@@ -30,8 +30,8 @@ _SECONDS_PER_DAY = 86_400
 def read_events(folder: Location, side: RawSide, dataset: str) -> tuple[pa.Table, SideValues]:
     """Return the events of a history with one row for each key, as of the day after the last one of a dataset.
 
-    A key has the last events that a row of that day or of a later one can see: `length` events, and those of the last
-    `delay`.
+    A key has enough events for the history of any row of that day or of a later one: the last `length` events that a
+    row at the beginning of the day sees, and all events that the delay still hides from this row.
 
     Args:
         folder: Folder with the `schema.toml` of the dataset that the model was trained on.
@@ -71,28 +71,32 @@ def read_events(folder: Location, side: RawSide, dataset: str) -> tuple[pa.Table
         day = max(day_number(each, day_1) for each in config.split.named_days()) + 1
     else:
         day = ((pc.max(events[EVENT_TIME]).as_py() or 0) + offset) // per_day + 1
-    horizon = day * per_day - offset - units_of_seconds(side.history.delay_seconds, time.unit)
-    table = _lists_by_key(events, side.history, horizon)
+    visible_before = day * per_day - offset - units_of_seconds(side.history.delay_seconds, time.unit)
+    table = _lists_by_key(events, side.history, visible_before)
     return table, SideValues(as_of=date_text(day), utc_offset=time.utc_offset, history=side.history)
 
 
-def _lists_by_key(events: pa.Table, history: HistorySpec, horizon: int) -> pa.Table:
+def _lists_by_key(events: pa.Table, history: HistorySpec, visible_before: int) -> pa.Table:
     """Return the key, and lists of the other columns, of the last events of each key.
 
     Args:
         events: Events, sorted by key and time.
         history: Configuration of the history.
-        horizon: Time from which on all events stay; of those before it, the last `length` of each key stay.
+        visible_before: Time before which an event is visible to a row at the beginning of the day. The last `length`
+            visible events of each key stay, and so do all later events.
     """
     keys = events[EVENT_KEY].combine_chunks()
     starts_K = _starts(keys)
     ends_K = np.append(starts_K[1:], len(keys)).astype(np.int64)
-    is_early_E = events[EVENT_TIME].to_numpy() < horizon
-    early_before_E = np.concatenate([[0], np.cumsum(is_early_E)])
-    early_K = early_before_E[ends_K] - early_before_E[starts_K]
-    begin_K = starts_K + np.maximum(early_K - history.length, 0)
+    # The events of a key are in the order of time, so the visible ones come first, and of these only the last `length`
+    # stay. The number of a key's visible events is the difference of a cumulative sum at its end and at its start.
+    is_visible_E = events[EVENT_TIME].to_numpy() < visible_before
+    visible_sums = np.concatenate([[0], np.cumsum(is_visible_E)])
+    visible_K = visible_sums[ends_K] - visible_sums[starts_K]
+    begin_K = starts_K + np.maximum(visible_K - history.length, 0)
     lengths_K = ends_K - begin_K
     offsets = np.concatenate([[0], np.cumsum(lengths_K)])
+    # Numbers of the events that stay, key after key.
     places = pa.array(np.repeat(begin_K - offsets[:-1], lengths_K) + np.arange(offsets[-1]))
     columns = {EVENT_TIME: EVENT_TIME} | {item: item_column(item) for item in history.items}
     # Offsets of 32 bits, which save memory, are enough for fewer than 2^31 events.

@@ -76,20 +76,21 @@ def compute_histories(
         dataset: Directory of the dataset, for messages.
 
     Raises:
-        DataError: A row lies before the days that the dataset can answer for, or a key or an item has another type than
-            in the dataset.
+        DataError: A row is earlier than the day that was appended to the dataset, which lacks some of its events;
+            or a key or an item has another type than in the dataset.
     """
     derived = derive(rows, resolved, split=False, histories=True).table
     names = [name for name in derived.columns if name.startswith(("raw__", "__history_"))]
     derived = engine.materialize("history_rows", derived.select(POSITION, DAY, REASON, *names))
-    first_day = _first_day(engine, resolved, derived, stored, dataset)
+    first_log_day = _first_log_day(engine, resolved, derived, stored, dataset)
     offsets, events = {}, {}
     for i, history in enumerate(resolved.config.histories):
         moments = row_moments(engine, derived, i)
         later = log_events(engine, derived, resolved, i, stored.last_day, None)
-        known = add_events(resolved, i, stored.tables[history.name], later).semi_join(moments, EVENT_KEY)
-        seen = known if first_day is None else visible_events(resolved, i, known, first_day)
-        events[history.name] = engine.materialize(f"events_{history.name}", seen)
+        all_events = add_events(resolved, i, stored.tables[history.name], later).semi_join(moments, EVENT_KEY)
+        # If no row has a day, none has a time, either, so `moments` and `all_events` are empty.
+        visible = all_events if first_log_day is None else visible_events(resolved, i, all_events, first_log_day)
+        events[history.name] = engine.materialize(f"events_{history.name}", visible)
         row_offsets = event_offsets(moments, events[history.name], history, resolved)
         offsets[history.name] = engine.materialize(f"offsets_{history.name}", row_offsets)
     return LogHistories(offsets, events)
@@ -116,16 +117,23 @@ def fetch_events(engine: Engine, resolved: Resolved, name: str, events: ir.Table
     return engine.fetch(ordered.select(**{LOG_TIME: seconds}, **items))
 
 
-def _first_day(
+def _first_log_day(
     engine: Engine, resolved: Resolved, rows: ir.Table, stored: StoredEvents, dataset: Location
 ) -> int | None:
-    """Return the first day of a log; refuse a day that the dataset cannot answer for, and warn of missing days."""
+    """Return the first day of a log, in days from 1970-01-01; None if no row has a day.
+
+    Warn if there are days between those of the dataset and the later ones of the log.
+
+    Raises:
+        DataError: A row is earlier than the day that was appended to the dataset.
+    """
     days = rows.drop_null(DAY)
     later = days if stored.last_day is None else days.filter(days[DAY] > stored.last_day)
-    first_day: int | None = engine.fetch(days.aggregate(day=days[DAY].min()))["day"][0].as_py()
+    first_log_day: int | None = engine.fetch(days.aggregate(day=days[DAY].min()))["day"][0].as_py()
     first_later_day: int | None = engine.fetch(later.aggregate(day=later[DAY].min()))["day"][0].as_py()
     schema = load_schema(dataset)
-    # Only a dataset to which days were appended lacks earlier events; its last training day is the appended day.
+    # A dataset of an appended day has no events that only rows of earlier days can see, so their histories would be too
+    # short. `schema.day`, the last training day, is the appended day; a dataset without a parent has all events.
     if schema.parent is not None and schema.day is not None:
         early = days.filter(days[DAY] < days_since_1970(schema.day)).order_by(POSITION).limit(1)
         for row in engine.fetch(early.select(position=POSITION, day=DAY)).to_pylist():
@@ -144,4 +152,4 @@ def _first_day(
             dataset,
             date_text(stored.last_day),
         )
-    return first_day
+    return first_log_day

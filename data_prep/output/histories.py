@@ -171,7 +171,8 @@ class _ArrayWriter:
 
     def __init__(self, path: Path, kind: pa.DataType) -> None:
         self.path, self.dtype, self.rows = path, np.dtype(kind.to_pandas_dtype()).newbyteorder("<"), 0
-        # Spark may run two attempts to write a file at once and drop one, so each attempt has its own file.
+        # Spark may run a task twice at the same time and use the result of one of them, so each run of a task writes to
+        # a file of its own.
         self.unfinished = path.with_suffix(f".{secrets.token_hex(4)}{UNFINISHED}")
         self.file = self.unfinished.open("wb")
         self._write_header()

@@ -79,11 +79,12 @@ def with_histories(
         tell_of_counted_rows(engine, engine.select_columns(derived, [DAY]), after, say, "histories")
     events, offsets = {}, {}
     for i, history in enumerate(resolved.config.histories):
-        known = log_events(engine, derived, resolved, i, after, last_day)
+        all_events = log_events(engine, derived, resolved, i, after, last_day)
         if earlier is not None:
             assert last_day is not None  # An appended day is the only day that its split names.
-            known = visible_events(resolved, i, add_events(resolved, i, earlier.tables[history.name], known), last_day)
-        events[history.name] = engine.materialize(f"events_{history.name}", known)
+            all_events = add_events(resolved, i, earlier.tables[history.name], all_events)
+            all_events = visible_events(resolved, i, all_events, last_day)
+        events[history.name] = engine.materialize(f"events_{history.name}", all_events)
         moments = row_moments(engine, derived, i)
         # The sort and the join each have the whole memory of the engine, since the offsets are stored in between.
         of_rows = event_offsets(moments, events[history.name], history, resolved)
@@ -91,8 +92,9 @@ def with_histories(
         _warn_of_split(resolved, i)
         if is_complete:
             _warn_if_empty(engine, events[history.name], i, resolved)
-    linked = rows.scan() if rows.linked is None else rows.linked
-    joined = engine.materialize("with_histories", join_offsets(linked, offsets))
+    # `linked` has the rows with the columns of side tables and of rates, if these were joined before.
+    rows_without_offsets = rows.scan() if rows.linked is None else rows.linked
+    joined = engine.materialize("with_histories", join_offsets(rows_without_offsets, offsets))
     if last_day is None:
         days = engine.select_columns(derived, [DAY])
         last_day = engine.fetch(days.aggregate(last=days[DAY].max()))["last"][0].as_py()
@@ -126,8 +128,10 @@ def log_events(
         derived: View of the rows of `derive(..., histories=True)`.
         resolved: Configuration with its expressions.
         i: Index of the history.
-        after: Day, in days from 1970-01-01, of which and before which rows are no events; None if there is none.
-        last_day: Last day whose rows are events; None for those of every day.
+        after: Day, in days from 1970-01-01, after which events begin: rows of this day itself are no events. None if
+            rows of all days up to `last_day` are.
+        last_day: Last day of events, in days from 1970-01-01: rows of this day itself are events. None if rows of all
+            days after `after` are.
     """
     config = resolved.config
     history = config.histories[i]
@@ -160,9 +164,9 @@ def row_moments(engine: Engine, derived: ir.Table, i: int) -> ir.Table:
 def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, resolved: Resolved) -> ir.Table:
     """Return `POSITION` and the columns of `row_offsets` of rows whose key has an event; other rows have no history.
 
-    Offsets count all of `events`, sorted by key, time and items. Rows and events are sorted together by key and by the
-    time from which they count: an event counts in rows that are later than its time plus the delay. So the sum of
-    events up to a row is the number of events in its past.
+    Offsets count all of `events`, sorted by key, time and items. A row sees the events of its key that are earlier than
+    its time minus the delay. To count them, rows are placed among the events at this time: both are sorted together by
+    key and time, and the number of events of the key before a row's place is the number of those that it sees.
 
     Args:
         moments: `POSITION`, `EVENT_KEY` and `EVENT_TIME` of rows, none of them null.
@@ -172,12 +176,15 @@ def event_offsets(moments: ir.Table, events: ir.Table, history: HistorySpec, res
     """
     assert resolved.config.time is not None
     delay = units_of_seconds(history.delay_seconds, resolved.config.time.unit)
-    rows = moments.select(POSITION, EVENT_KEY, EVENT_TIME, **{_IS_EVENT: ibis.literal(0, "int64")})
-    visible = events.select(
-        **{POSITION: ibis.null("int64"), EVENT_KEY: events[EVENT_KEY]},
-        **{EVENT_TIME: events[EVENT_TIME] + delay, _IS_EVENT: ibis.literal(1, "int64")},
+    # A time is not below 0, so the difference stays within int64.
+    rows = moments.select(
+        POSITION, EVENT_KEY, **{EVENT_TIME: moments[EVENT_TIME] - delay, _IS_EVENT: ibis.literal(0, "int64")}
     )
-    both = ibis.union(rows, visible, distinct=False)
+    counted_events = events.select(
+        **{POSITION: ibis.null("int64"), EVENT_KEY: events[EVENT_KEY]},
+        **{EVENT_TIME: events[EVENT_TIME], _IS_EVENT: ibis.literal(1, "int64")},
+    )
+    both = ibis.union(rows, counted_events, distinct=False)
     window = ibis.cumulative_window(group_by=EVENT_KEY, order_by=[EVENT_TIME, _IS_EVENT])
     counted = both.mutate(before=both[_IS_EVENT].sum().over(window))
     counted = counted.filter(counted[POSITION].notnull())

@@ -76,7 +76,8 @@ def visible_events(resolved: Resolved, i: int, events: ir.Table, day: int) -> ir
     """Return the events that are in the history of any row from a day on.
 
     These are the last `length` events of each key that a row at the beginning of the day would see, and all later ones.
-    Of events with the same time, all are kept or none.
+    Events of a key with the same time stay together: if one is among the last `length`, all are returned, so a key may
+    have more than `length` events before the day.
 
     Args:
         resolved: Configuration with its expressions.
@@ -89,8 +90,10 @@ def visible_events(resolved: Resolved, i: int, events: ir.Table, day: int) -> ir
     begin = units_of_seconds(day * _DAY_SECONDS - time.offset_seconds - history.delay_seconds, time.unit)
     is_before = events[EVENT_TIME] < begin
     newest_first = ibis.window(group_by=[EVENT_KEY, is_before], order_by=ibis.desc(EVENT_TIME))
-    ranked = events.mutate(__later=ibis.rank().over(newest_first))
-    return ranked.filter((ranked[EVENT_TIME] >= begin) | (ranked["__later"] < history.length)).drop("__later")
+    # `rank`, which begins at 0, is the number of newer events; events with the same time have the same rank.
+    ranked = events.mutate(__newer_events=ibis.rank().over(newest_first))
+    is_visible = (ranked[EVENT_TIME] >= begin) | (ranked["__newer_events"] < history.length)
+    return ranked.filter(is_visible).drop("__newer_events")
 
 
 def _check_types(resolved: Resolved, i: int, earlier: ir.Table, later: ir.Table) -> None:

@@ -16,8 +16,9 @@ from ple_rec.config.schema import LOG_TIME, history_offsets
 EVENT_KEY, EVENT_TIME = "key", "time"
 # Column of rows: their time, as in `EVENT_TIME`; null outside the range of `[time]`.
 ROW_TIME = "__history_time"
-# Column: number whose binary digits mark the missing items of an event. Engines sort nulls differently, but among
-# events with the same number, an item is missing in all or in none.
+# Column: number with a binary digit for each item of an event, which is 1 if the item is null. One engine sorts nulls
+# first and another one last. Events are sorted by this number before they are sorted by their items, so a null is only
+# ever compared with a null, and all engines have the same order.
 MISSING = "__missing"
 # Prefixes of columns: `__history_key<i>` is the key of `histories[i]` in a row, and `__history_event<i>` is true if the
 # row is an event.
@@ -57,8 +58,8 @@ def row_offsets(history: str) -> dict[str, str]:
     return {name: f"__{name}" for name in history_offsets(history)}
 
 
-def add_history_columns(builder: ColumnBuilder) -> None:
-    """Add the columns of histories that a dataset has: the time of the row, and the offsets once they are joined."""
+def add_history_offsets(builder: ColumnBuilder) -> None:
+    """Add the columns that a dataset has for its histories: the time of a row, and the offsets once they are joined."""
     if not builder.config.histories:
         return
     assert builder.config.time is not None
@@ -71,8 +72,10 @@ def add_history_columns(builder: ColumnBuilder) -> None:
                 builder.columns[name] = builder.rows[column].fill_null(0)
 
 
-def add_history_values(builder: ColumnBuilder) -> None:
-    """Add the time, and the key and the condition of the events of each history.
+def add_event_values(builder: ColumnBuilder) -> None:
+    """Add the columns that events are made from: the time of the row, and each history's key and condition.
+
+    The dataset does not have these columns; `histories.py` computes events and offsets from them.
 
     Raises:
         UserError: A key is neither integer nor text, or a condition is neither boolean nor numeric.

@@ -52,7 +52,7 @@ from data_prep.transforms.expression_scope import (
     renamed_to_words,
 )
 from data_prep.transforms.features import add_dense, add_sparse
-from data_prep.transforms.history_values import add_history_columns, add_history_values
+from data_prep.transforms.history_values import add_event_values, add_history_offsets
 from data_prep.transforms.labels import add_tasks
 from data_prep.transforms.rate_values import add_rate_values
 from data_prep.transforms.resolve import Resolved
@@ -231,14 +231,14 @@ def derive(
         _add_groups(builder)
     for name in filter(lambda name: builder.has_words(f"carry.{name}"), config.carry):
         builder.columns[name] = builder.build(f"carry.{name}")
-    add_history_columns(builder)
+    add_history_offsets(builder)
     if split:
         add_split(builder)
         add_sampling(builder)
     if counts:
         add_rate_values(builder)
     if histories:
-        add_history_values(builder)
+        add_event_values(builder)
     return _with_reasons(builder)
 
 

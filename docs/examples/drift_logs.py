@@ -1,6 +1,6 @@
 """Write raw logs of users whose taste drifts to data/drift-raw, and the best metrics that a model of them can reach.
 
-    python docs/examples/drift_logs.py [--users N] [--rows N] [--seed N]
+    python docs/examples/drift_logs.py [--users N] [--rows ROWS_PER_USER] [--seed N]
 
 At any time a user likes one of 6 categories of videos. The taste lasts for a day on average; the next one is the
 user's favourite category in 30 % of cases, and any of the 6 otherwise. So the id of a user says something about the
@@ -8,11 +8,14 @@ taste, and the latest clicks say more. A video is shown at random, and clicked w
 
     sigmoid(quality of the video - 2 + 3 if the user likes its category now)
 
-log.parquet       impressions of 8 days in the order of time, with three probabilities of a click: `p_taste` is that of
-                  the formula, `p_history` that of an observer who knows all but the taste, and has seen all earlier
-                  impressions of the user, `p_id` that of an observer who knows the favourite category, but saw nothing
-reachable.json    AUC and log loss of these probabilities on each of the last two days; a model can be better than that
-                  of its observer only by chance
+log.parquet       impressions of 8 days in the order of time, with the probabilities of a click by which three observers
+                  would predict it. All of them know the rules above, the quality of each video and the favourite
+                  category of each user.
+                      p_taste      also knows the taste of the user at that time: the formula above
+                      p_history    does not know the taste, but all earlier impressions and clicks of the user
+                      p_id         knows neither the taste nor any impression
+reachable.json    AUC and log loss of these probabilities on each of the last two days. A model that has no more
+                  information than an observer is better than the observer only by chance.
 """
 
 import argparse
@@ -31,7 +34,7 @@ Ints = NDArray[np.int64]
 RAW = Path("data/drift-raw")
 DAYS, DAY_MS, FIRST_MS = 8, 86_400_000, 1_714_521_600_000  # 2024-05-01, 00:00 UTC
 VIDEOS, CATEGORIES = 300, 6
-FAVOURITE = 0.3  # Probability that a new taste is the favourite category; it may also be drawn among all.
+FAVOURITE = 0.3  # Probability that a new taste is the favourite category; otherwise it is drawn among all categories.
 LIFETIME = DAY_MS  # Mean time until a taste ends.
 
 
@@ -91,7 +94,13 @@ def main() -> None:
     """Write the files, and print the best metrics of the last day."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--users", type=int, default=500)
-    arguments.add_argument("--rows", type=int, default=400, help="impressions of a user")
+    arguments.add_argument(
+        "--rows",
+        type=int,
+        default=400,
+        metavar="ROWS_PER_USER",
+        help="impressions of each user, not of all; default 400",
+    )
     arguments.add_argument("--seed", type=int, default=0)
     args = arguments.parse_args()
     log = simulate(args.users, args.rows, args.seed)

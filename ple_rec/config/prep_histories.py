@@ -19,6 +19,8 @@ from ple_rec.config.prep_inputs import Expression
 
 _DURATION = re.compile(r"(\d{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+# With it, times in nanoseconds stay within int64.
+_MAX_DELAY = "36500d"
 _AGES = ("1m", "10m", "1h", "6h", "1d", "3d", "7d", "30d")
 
 
@@ -46,7 +48,7 @@ class HistorySpec(Config):
     where: Expression | None = Field(None, description="condition of events, e.g. is_like = 1; default: every row")
     length: PositiveInt = Field(le=1000, description="most events of a history; these are the last ones")
     delay: str = Field(
-        "0s", description='time right before the row whose events it does not see, e.g. "1h"; default: none'
+        "0s", description='a row sees an event only if it is later by more than this time, e.g. "1h"; default: none'
     )
     ages: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)] = Field(
         _AGES, description="boundaries of the buckets of an event's age, the time from the event to the row"
@@ -55,7 +57,8 @@ class HistorySpec(Config):
     @field_validator("delay")
     @classmethod
     def _delay_is_duration(cls, text: str) -> str:
-        duration_seconds(text)
+        if duration_seconds(text) > duration_seconds(_MAX_DELAY):
+            raise ValueError(f"got {text!r}; write at most {_MAX_DELAY!r}")
         return text
 
     @field_validator("ages")
@@ -76,7 +79,7 @@ class HistorySpec(Config):
 
     @property
     def delay_seconds(self) -> int:
-        """Seconds right before the time of a row whose events it does not see."""
+        """Length of the time before a row, in seconds, whose events the history of the row leaves out."""
         return duration_seconds(self.delay)
 
     @property

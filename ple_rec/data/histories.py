@@ -53,7 +53,7 @@ class HistoryEvents:
             DataError: The file is missing or damaged, or does not fit `schema.toml`.
             UserError: The store of the file cannot be read.
         """
-        return self._array(LOG_TIME, np.dtype("<i8"))
+        return self._mapped_column(LOG_TIME, np.dtype("<i8"))
 
     def ids(self, feature: str) -> IdArray:
         """Return the row of the table of an item for each event.
@@ -65,7 +65,7 @@ class HistoryEvents:
             DataError: The file is missing or damaged, or does not fit `schema.toml`.
             UserError: The store of the file cannot be read.
         """
-        return self._array(feature, np.dtype("<i4"))
+        return self._mapped_column(feature, np.dtype("<i4"))
 
     def check(self) -> None:
         """Read and check the files of all columns.
@@ -85,13 +85,15 @@ class HistoryEvents:
     def _name(self, column: str) -> str:
         return f"{HISTORIES_DIR}/{self.history.name}/{column}.npy"
 
-    def _array(self, column: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _mapped_column(self, column: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return a column, whose file is opened by the first call."""
         with self._lock:
             if column not in self._arrays:
-                self._arrays[column] = self._map(column, dtype)
+                self._arrays[column] = self._open_column(column, dtype)
             return self._arrays[column]
 
-    def _map(self, column: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def _open_column(self, column: str, dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Map the file of a column into memory, and check it."""
         place, events = str(self.file(column)), self.history.events
         try:
             # The view of the plain class saves NumPy's bookkeeping for `memmap` at every operation.
@@ -209,20 +211,20 @@ def read_history(
     filled_N = np.flatnonzero(lengths_N)
     too_early_N = np.zeros(len(time_N), np.bool_)
     too_early_N[filled_N] = time_N[filled_N] < events.times()[end_N[filled_N] - 1]
-    check(
-        too_early_N, LOG_TIME, "time {time}", f"it is not before the time of the row's last event of {history.name!r}"
-    )
+    rule = f"a row must not be earlier than the last event of its history {history.name!r}"
+    check(too_early_N, LOG_TIME, "time {time}", rule)
     return HistoryColumn(history, events, begin_N, end_N, time_N)
 
 
 def gather_histories(
     columns: Sequence[HistoryColumn], starts_R: BoolArray | None = None
 ) -> tuple[IntArray, list[IdArray]]:
-    """Return the number of events of each row of a batch, and the ids of their columns as `HistoryFeature.columns` has.
+    """Return the number of events of each row of a batch, and ids of all events for each of `HistoryFeature.columns`.
 
     Args:
         columns: Column of a history in the rows of a batch, cut into consecutive pieces, at least one.
-        starts_R: Flag of each row, False if its history is left out; None to look up all of them.
+        starts_R: True in the first row of each request, False in the others, which then get no events: the rows of a
+            request share the history. None to look up the history of every row.
     """
     first = columns[0]
     begin_R, end_R, time_R = (

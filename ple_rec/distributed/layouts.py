@@ -33,14 +33,15 @@ _COLUMN_MULTIPLE = 4
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
-    """TorchRec's sharder, restricted to sharding types for which training computes the same under every plan.
+    """TorchRec's sharder, by default restricted to sharding types for which training computes the same under all plans.
 
     These types are table-wise, row-wise and, on GPUs, table-row-wise. TorchRec's own sharder does not offer row-wise on
     CPUs. Two types are not offered by default:
 
     - Data-parallel would move small tables into the dense optimizer, so the update rule and the checkpoint keys would
       depend on the plan.
-    - Column-wise changes row-wise Adagrad, since each column shard has its own state. The user has to ask for it.
+    - Column-wise gives other updates with row-wise Adagrad, since each column shard has its own state. Only a user who
+      accepts that results then depend on the plan allows it, by `extra_types`.
 
     Args:
         extra_types: Sharding types to allow in addition.
@@ -66,7 +67,7 @@ class UnpooledTableSharder(EmbeddingCollectionSharder):
     """TorchRec's sharder of unpooled tables, restricted as `TableSharder` is. It has no table-row-wise sharding.
 
     Args:
-        extra_types: Sharding types to allow in addition, as far as there are any for unpooled tables.
+        extra_types: Sharding types to allow in addition; only column-wise has an effect on unpooled tables.
         codecs: Codecs of the exchanges (`qcomms.qcomm_codecs`); the planner's cost model reads their widths.
         prefetched: True if the rows of the next step are fetched into the GPU's caches during the current step.
     """
@@ -132,7 +133,7 @@ def allowed_shardings(
 ) -> tuple[Sharding, ...]:
     """Return the shardings that the planner may choose for a table.
 
-    These are the first of the following that there are:
+    The result is the first of these three sets that is not empty:
 
     1. The sharding that the configuration of the table forces; it is an error if it leaves an empty shard.
     2. That of all tables (`embeddings.sharding`), or else the default ones, without those that leave an empty shard.

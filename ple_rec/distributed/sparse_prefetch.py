@@ -91,9 +91,9 @@ def sharded_collections(model: DistributedModelParallel) -> list[Any]:
 class Exchange:
     """Exchange of the ids of one batch: each rank sends its ids to the ranks that hold their rows.
 
-    It has a part for each sharded collection of the model. The constructor starts to exchange the counts. Call `send`
-    next, then `prefetch` if tables have a cache, and run the forward pass of the batch in the block of
-    `replaced_forward`. All ranks must make the same calls, since these are collectives.
+    Each sharded collection of the model exchanges its ids by a `_CollectionExchange`. The constructor starts to
+    exchange the counts. Call `send` next, then `prefetch` if tables have a cache, and run the forward pass of the batch
+    in the block of `replaced_forward`. All ranks must make the same calls, since these are collectives.
 
     Args:
         collections: Sharded collections with the tables of the model, in the same order on all ranks.

@@ -1,6 +1,6 @@
 """Examples of requests for a ranking, made from held-out rows: for the check of an export, and for the server's page.
 
-Shape suffixes: N rows.
+Shape suffixes: N rows, K tasks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _UNGROUPED_ROWS = 40
 def build_examples(raw: RawHeldOutRows, signature: Signature, max_examples: int) -> list[dict[str, Any]]:
     """Return examples of requests for a ranking: a user of the split with the items that the user saw.
 
-    If rows cannot be assigned to users, an example is made of consecutive rows.
+    All values of the user, histories included, are those of the first row of the example. If rows cannot be assigned
+    to users, an example is made of consecutive rows.
 
     Args:
         raw: Rows of the split.
@@ -76,7 +77,10 @@ def _rows_by_user(rows: HeldOutRows, signature: Signature) -> list[NDArray[np.in
 
 
 def _user_names(signature: Signature) -> list[str]:
-    """Return the names of the user's features that identify a user; a history changes with every event."""
+    """Return the names of the features by whose values rows are assigned to users.
+
+    Histories are not among them, since those of one user's rows differ: a later row may see more events.
+    """
     return [each.name for each in signature.inputs_of("user") if each.events is None]
 
 

@@ -1,9 +1,9 @@
 """Histories of requests in the raw form: lists of events that a request sends, or those of its key in a side table.
 
-A request sends a history as in the form of features (`history_parsing.py`). If it does not, and the side table with the
-events is in memory, the history of a row is the last `length` events of its key whose time is earlier than the time of
-the row minus the delay, as in the preparation of a dataset. The items of events are raw values, which are encoded here,
-so one table serves all versions of a model.
+A request in the raw form may send a history as the same list of events as a request in the form of features has
+(`history_parsing.py`). If it sends none, and the side table with the events is in memory, the history of a row is the
+last `length` events of its key whose time is earlier than the time of the row minus the delay, as in the preparation of
+a dataset. The items of events are raw values, which are encoded here, so one table serves all versions of a model.
 
 Shape suffixes: N rows, E events of these rows.
 """
@@ -65,6 +65,7 @@ class HistoryLookup:
         seen_N = np.bincount(row_E[time_E < (time_N - self._raw.delay)[row_E]], minlength=len(time_N))
         read_N = np.minimum(seen_N, self._events.length)
         offsets_N = np.concatenate([[0], np.cumsum(read_N)])
+        # Lists lie one after the other. A row reads the last `read_N` of the first `seen_N` events of its list.
         first_N = np.cumsum(lengths_N) - lengths_N + seen_N - read_N
         places_E = np.repeat(first_N - offsets_N[:-1], read_N) + np.arange(offsets_N[-1])
         ages_E = self._raw.seconds(np.repeat(time_N, read_N)) - self._raw.seconds(time_E[places_E])

@@ -146,8 +146,9 @@ def history_ids(
     age_ids_E = np.searchsorted(np.array(events.age_edges), ages_E, side="right").astype(np.int32) + np.int32(1)
     ids[age_table(feature.name)] = age_ids_E
     lengths_N = np.minimum(np.diff(offsets_N), events.length)
-    shorter_N = np.concatenate([[0], np.cumsum(lengths_N)])
-    if shorter_N[-1] < offsets_N[-1]:
-        places_E = np.repeat(offsets_N[1:] - shorter_N[1:], lengths_N) + np.arange(shorter_N[-1])
+    # Offsets of the lists after they are cut to their last `length` events.
+    cut_offsets_N = np.concatenate([[0], np.cumsum(lengths_N)])
+    if cut_offsets_N[-1] < offsets_N[-1]:
+        places_E = np.repeat(offsets_N[1:] - cut_offsets_N[1:], lengths_N) + np.arange(cut_offsets_N[-1])
         ids = {name: ids_E[places_E] for name, ids_E in ids.items()}
-    return HistoryIds({name: FeatureIds(ids_E, shorter_N) for name, ids_E in ids.items()})
+    return HistoryIds({name: FeatureIds(ids_E, cut_offsets_N) for name, ids_E in ids.items()})

@@ -7,8 +7,9 @@ A request for a ranking has one user. The user's features are looked up only onc
 they are also multiplied by the first layer only once (`ple_rec.modules.grouped`); compared with one product for each
 item, only the order of a sum changes.
 
-Shape suffixes: B rows of all requests, R requests, N rows of the features of the user or of the items, V ids, F dense
-features, D columns of x or of a table, L events of a history, E columns of an event, Q columns of a target.
+Shape suffixes: B rows of all requests, R requests, N rows of one owner's features, V ids, F dense features, D columns
+of x or of a table, L events of a history, E columns of an event, Q columns of a target. The features of the user in a
+ranking have a row for each request (N = R). All other features have a row for each of the B rows (N = B).
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class RequestLookups:
         # In a request for a ranking, the features of the user have one row.
         has_one_row = owner == "user" and not isinstance(requests[0], ScoreRequest)
         rows = len(requests) if has_one_row else sum(each.rows for each in requests)
-        # The normaliser takes all dense features; those of the other owner stay NaN here and are dropped below.
+        # The normaliser needs a column for each dense feature of the model. Those of the other owner are filled with
+        # NaN, and only the columns in `indices` of its result are used.
         raw_NF = torch.full((rows, len(dense)), torch.nan)
         for i in indices:
             numbers_N = np.concatenate([request.dense[dense[i].name] for request in requests])
@@ -166,7 +168,7 @@ class RequestLookups:
         rows = len(request_B)
         items = (pooled[item.feature] for item in history.items)
         target_BQ = torch.cat([x if len(x) == rows else x.index_select(0, request_B) for x in items], dim=1)
-        # In a ranking, a history of the user has one list of events for all items.
+        # Only in rankings are there fewer lists than rows: all items of a request share a history of the user.
         if len(lengths_N) < rows:
             blocks = zip(events_VE.split(lengths_N.tolist()), target_BQ.split([r.rows for r in requests]), strict=True)
             return torch.cat([_attend_to_one(attention, events, target) for events, target in blocks])

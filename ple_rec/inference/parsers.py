@@ -1,4 +1,4 @@
-"""Choice of the parser of each input feature of a model."""
+"""Choice of the parser of each input feature; the parsers are in `feature_parsing.py` and `history_parsing.py`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,9 @@ twice.
 
 Attention over histories (`model.history = "din"`) needs each row of a list, not their sum. The tables that a history
 reads are in an EmbeddingCollection then, which does not pool, and all features that read these tables are looked up
-there. The model sums the lists of features that are no histories itself.
+there. These tables are called unpooled; `sequence_collection` makes their collection, which is `sequences` of the model
+and in the keys of its state. Some features that read them are no columns of histories. The collection returns the rows
+of these features one by one, too, and `MultiTaskModel` sums them by `sum_rows`.
 
 Shape suffixes: B batch (with padding), F features in the order of the batch's keys, D pooled columns of all features
 (in `shard_RD`, of a table), R rows of a shard of a table, H columns of one feature, V ids of one feature in all

@@ -93,13 +93,15 @@ class MultiTaskModel(nn.Module):
         self.sequences = sequences
         self.normalise = DenseNormaliser(dense)
         tables = [] if embeddings is None else embeddings.embedding_bag_configs()
+        # Number of columns in x of each pooled feature of `embeddings`, and of `sequences`, by name.
         self._bag_widths = {name: table.embedding_dim for table in tables for name in table.feature_names}
         sequence_tables = [] if sequences is None else sequences.embedding_configs()
         sequence_widths = {name: table.embedding_dim for table in sequence_tables for name in table.feature_names}
         self.histories = tuple(histories)
         history_columns = {column.name for history in histories for column in history.columns()}
-        # Features of `sequences` that are pooled, since they are no columns of histories.
+        # Attention reads the columns of histories; the other features of `sequences` are pooled.
         self._sequence_widths = {n: width for n, width in sequence_widths.items() if n not in history_columns}
+        # All pooled features, in the order of x.
         self.widths_by_feature = self._bag_widths | self._sequence_widths
         self.mean_features = frozenset(mean_features) & self.widths_by_feature.keys()
         shared = [(name in request_features, width) for name, width in self.widths_by_feature.items()]
@@ -167,12 +169,13 @@ class MultiTaskModel(nn.Module):
         return grouped if grouped.saves_products() else grouped.ungroup()
 
     def _sequence_columns(self, batch: Batch, rows: Mapping[str, JaggedTensor]) -> dict[str, Tensor]:
-        """Return the sum of the rows of each feature of `sequences`, by name; histories are no features here.
+        """Return the sum of each sample's rows, by name, for features of `sequences` that are no columns of histories.
 
         Args:
             batch: Batch of this rank.
             rows: Rows of `sequences`, by name of the feature or of the column of a history.
         """
+        # The feature of an item has at most one id in a sample, so its row is copied. A sum would look it up once more.
         items = {item.feature for history in self.histories for item in history.items}
         return {
             name: single_rows(rows[name]) if name in items else sum_rows(rows[name], batch.sparse[name])  # type: ignore[index]
@@ -229,7 +232,11 @@ class MultiTaskModel(nn.Module):
         return (compiled or self.attend)(events, targets, batch.requests)
 
     def _of_each_sample(self, columns: Mapping[str, Tensor], feature: str, requests: Requests | None) -> Tensor:
-        """Return the columns of a feature, also for samples of a request whose first sample alone has them."""
+        """Return the row of a feature for each sample.
+
+        If the samples of a request share the feature, only the first one has its row in `columns`, and the others get
+        this row, too.
+        """
         if requests is None or feature not in self.request_features:
             return columns[feature]
         first_RQ = columns[feature].index_select(0, requests.first_R)

@@ -11,7 +11,8 @@ embeddings of the same features of the sample.
 As in the paper, there is no softmax over the events, so y grows with the number of events that concern t. For a given
 t, the first layer is linear in the event, so all events of a sample are multiplied once, by [W_q + W_p diag(t), W_a].
 
-Events are padded by zeros. The padding changes nothing: its terms of y are w_i 0 = 0, so w_i has no gradient, either.
+Histories are padded by events whose q_i and a_i are 0. They change nothing: whatever w_i is, w_i [q_i, a_i] adds 0 to
+y, and the gradient of y with respect to w_i is [q_i, a_i] = 0.
 
 Shape suffixes: B batch, R requests, L events of a history, Q width of q and t, W width of [q, a], H hidden width.
 """

@@ -198,7 +198,7 @@ COUNT = len(events_of(log_rows())["user"])
         ("liked_begin", COUNT, "liked_end", "event ", "it is not below liked_begin, the first event of the row"),
         ("liked_end", COUNT + 1, "liked_end", f"event {COUNT + 1}", f"schema.toml says {COUNT} events"),
         ("liked_begin", 0, "liked_end", "events 0 to ", f"a history of 'liked' has at most {LENGTH} events"),
-        ("log_time", 5, "log_time", "time 5", "it is not before the time of the row's last event of 'liked'"),
+        ("log_time", 5, "log_time", "time 5", "a row must not be earlier than the last event of its history 'liked'"),
     ],
 )
 def test_a_row_that_does_not_fit_the_events_is_refused(

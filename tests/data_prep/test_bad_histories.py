@@ -40,6 +40,10 @@ DAYS = 'by = "day"\ntrain = [1, 2]\nvalid = [3, 3]\ntest = [4, 4]'
             ("length = 3", 'length = 3\ndelay = "1w"'),
             "histories[0].delay: got '1w'; write a whole number of s, m, h or",
         ),
+        (
+            ("length = 3", 'length = 3\ndelay = "36501d"'),
+            "histories[0].delay: got '36501d'; write at most '36500d'",
+        ),
         (("length = 3", 'length = 3\nages = ["1h", "1m"]'), "histories[0].ages: got 1h, 1m; each age is longer than"),
         (("length = 3", "length = 3" + LIKED.replace('"user_id"', '"tab"')), "history 'liked' is listed twice"),
         (('name = "liked"', 'name = "video_id"'), "'video_id' names two columns of the dataset"),
@@ -148,6 +152,15 @@ def test_a_split_that_separates_events_from_rows_warns(tmp_path: Path, caplog: p
         'are events of later training rows, so metrics may be too good. Fix: split.by = "day", or split by the key of '
         "the history"
     ]
+
+
+def test_the_longest_delay_has_room_in_nanoseconds(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, (TOML + LIKED).replace('"ms"', '"ns"'))
+    for day in range(1, 5):
+        logs.spoil(day, "time_ms", [time * 1_000_000 for time in day_of(day)["time_ms"].to_pylist()])
+    logs.prepare('histories=[{name="liked", key="user_id", items=["video_id"], length=3, delay="36500d"}]')
+    rows = read(logs.out, "test")
+    assert rows["liked_begin"].equals(rows["liked_end"])
 
 
 def test_a_history_without_events_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

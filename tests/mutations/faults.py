@@ -915,8 +915,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a history ignores its delay",
         "data_prep/transforms/histories.py",
-        "events[EVENT_TIME] + delay",
-        "events[EVENT_TIME]",
+        "moments[EVENT_TIME] - delay",
+        "moments[EVENT_TIME]",
         _HISTORIES,
     ),
     Fault(
@@ -957,8 +957,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "an appended day keeps one event too few of each key",
         "data_prep/transforms/history_append.py",
-        'ranked["__later"] < history.length',
-        'ranked["__later"] < history.length - 1',
+        'ranked["__newer_events"] < history.length',
+        'ranked["__newer_events"] < history.length - 1',
         _HISTORY_APPEND,
     ),
     Fault(
