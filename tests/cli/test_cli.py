@@ -102,7 +102,8 @@ def test_help_names_all_that_a_run_writes() -> None:
         (
             ["prep", "cencus", "--out", "x"],
             "prep: unknown data set 'cencus'; known are ali-ccp, census, kuairand, kuairand-six-days, "
-            "kuairand-six-days-rates, mmoe-synthetic, tencent, tencent-synthetic. Fix: did you mean 'census'?",
+            "kuairand-six-days-histories, kuairand-six-days-rates, kuairand-six-days-rates-histories, mmoe-synthetic, "
+            "tencent, tencent-synthetic. Fix: did you mean 'census'?",
         ),
         (
             ["train"],

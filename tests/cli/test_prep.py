@@ -25,7 +25,8 @@ from ple_rec.runtime import versions
 from tests.data_prep.feed_logs import write_logs, write_toml
 
 KNOWN = (
-    "ali-ccp, census, kuairand, kuairand-six-days, kuairand-six-days-rates, mmoe-synthetic, tencent, tencent-synthetic"
+    "ali-ccp, census, kuairand, kuairand-six-days, kuairand-six-days-histories, kuairand-six-days-rates, "
+    "kuairand-six-days-rates-histories, mmoe-synthetic, tencent, tencent-synthetic"
 )
 SEE = "Fix: run `ple-rec prep --help`"
 RUN = ["prep", "feed.toml", "--from", "raw", "--out", "d"]
