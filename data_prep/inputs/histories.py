@@ -76,7 +76,7 @@ def compute_histories(
         dataset: Directory of the dataset, for messages.
 
     Raises:
-        DataError: A row is earlier than the day that was appended to the dataset, which lacks some of its events;
+        DataError: A row is earlier than the day that was appended to the dataset, which lacks events that the row sees;
             or a key or an item has another type than in the dataset.
     """
     derived = derive(rows, resolved, split=False, histories=True).table
