@@ -86,6 +86,13 @@ def problems_of(document: dict[str, object]) -> list[str]:
     return parse_document(PrepConfig, document)[1]
 
 
+@pytest.mark.parametrize("other", ['[[sparse]]\nname = "liked_age"\nvalue = "tab"\ntable = "tab"\n', LIKED])
+def test_no_feature_has_the_name_of_the_ages_of_a_history(other: str) -> None:
+    document = tomllib.loads(TOML + LIKED + other.replace('"liked"', '"liked_age"'))
+    (problem,) = problems_of(document)
+    assert problem.endswith("'liked_age': the column is the ages of 'liked'; use another name")
+
+
 def test_dates_need_a_delay_of_days() -> None:
     toml = (TOML + LIKED).replace('unit = "ms"', 'unit = "date"')
     assert problems_of(tomllib.loads(toml)) == []
