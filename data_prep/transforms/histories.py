@@ -96,7 +96,7 @@ def with_histories(
     rows_without_offsets = rows.scan() if rows.linked is None else rows.linked
     joined = engine.materialize("with_histories", join_offsets(rows_without_offsets, offsets))
     if last_day is None:
-        days = engine.select_columns(derived, [DAY])
+        days = _used_rows(engine.select_columns(derived, [DAY, REASON]), resolved)
         last_day = engine.fetch(days.aggregate(last=days[DAY].max()))["last"][0].as_py()
     last_days = [day for day in (last_day, after) if day is not None]
     return replace(rows, linked=joined), StoredEvents(events, max(last_days, default=None))
@@ -140,13 +140,17 @@ def log_events(
     columns = [*names.values(), event_column(i), DAY, REASON]
     rows = engine.select_columns(derived, list(dict.fromkeys(columns)))
     rows = rows.filter(rows[event_column(i)].fill_null(False), rows[key_column(i)].notnull(), rows[DAY].notnull())
-    if config.on_bad_row == "drop":
-        rows = rows.filter(rows[REASON] == 0)
+    rows = _used_rows(rows, resolved)
     if after is not None:
         rows = rows.filter(rows[DAY] > after)
     if last_day is not None:
         rows = rows.filter(rows[DAY] <= last_day)
     return rows.select(**{name: rows[column] for name, column in names.items()})
+
+
+def _used_rows(rows: ir.Table, resolved: Resolved) -> ir.Table:
+    """Return rows without the bad rows that are dropped."""
+    return rows.filter(rows[REASON] == 0) if resolved.config.on_bad_row == "drop" else rows
 
 
 def row_moments(engine: Engine, derived: ir.Table, i: int) -> ir.Table:

@@ -351,6 +351,7 @@ class PrepConfig(Config):
         for history in self.histories:
             begin, end = history_offsets(history.name)
             reserved |= {begin: f"an offset of {history.name!r}", end: f"an offset of {history.name!r}"}
+            reserved |= {age_table(history.name): f"the ages of {history.name!r}"}
         has_weight = self.weight is not None or self.sampling is not None
         reserved |= {"sample_weight": "the sample weight"} if has_weight else {}
         by_lower = {name.lower(): meaning for name, meaning in reserved.items()}

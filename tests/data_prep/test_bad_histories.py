@@ -11,13 +11,14 @@ import pyarrow as pa
 import pytest
 
 from data_prep.transforms.resolve import expression_problems
-from ple_rec.config.prep import PrepConfig
+from ple_rec.config.load import load_config
+from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.problems import parse_document
 from ple_rec.config.schema import LOG_TIME
 from ple_rec.errors import PleRecError
 from tests.data_prep.feed_logs import read
 from tests.data_prep.history_logs import LIKED
-from tests.data_prep.plain_logs import TOML, Logs, day_of
+from tests.data_prep.plain_logs import DAY_1, DAY_MS, TOML, Logs, day_of, with_column
 from tests.data_prep.rate_logs import LIKE_RATE
 
 BAG = '\n[[sparse]]\nname = "bag"\nvalue = "split(video_id, \',\')"\nbag = true\n'
@@ -86,6 +87,13 @@ def problems_of(document: dict[str, object]) -> list[str]:
     return parse_document(PrepConfig, document)[1]
 
 
+@pytest.mark.parametrize("other", ['[[sparse]]\nname = "liked_age"\nvalue = "tab"\ntable = "tab"\n', LIKED])
+def test_no_feature_has_the_name_of_the_ages_of_a_history(other: str) -> None:
+    document = tomllib.loads(TOML + LIKED + other.replace('"liked"', '"liked_age"'))
+    (problem,) = problems_of(document)
+    assert problem.endswith("'liked_age': the column is the ages of 'liked'; use another name")
+
+
 def test_dates_need_a_delay_of_days() -> None:
     toml = (TOML + LIKED).replace('unit = "ms"', 'unit = "date"')
     assert problems_of(tomllib.loads(toml)) == []
@@ -134,6 +142,15 @@ def test_rows_without_a_key_have_no_history_and_are_no_events(tmp_path: Path) ->
     likes = [i for day in range(1, 5) for i, like in enumerate(day_of(day)["is_like"].to_pylist()) if like]
     times = np.load(logs.out / "histories" / "liked" / f"{LOG_TIME}.npy")
     assert len(times) == sum(i % 2 == 0 for i in likes)
+
+
+def test_a_bad_row_of_a_wrong_year_does_not_end_the_days_of_events(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, TOML + LIKED)
+    rows = day_of(4)
+    rows = with_column(rows, "time_ms", {0: DAY_1 + 9_000 * DAY_MS})
+    logs.write(4, with_column(rows, "duration_ms", {0: -1}))
+    logs.prepare('split={by="hash", value="user_id", valid=0.3, test=0.3}', 'on_bad_row="drop"', "max_bad_fraction=0.1")
+    assert load_config(PrepConfig, logs.out / PREP_FILE).found.histories_last_day == "2022-04-18"
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture, logs: Logs, *overrides: str) -> list[str]:

@@ -929,8 +929,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "bad rows that are dropped are events",
         "data_prep/transforms/histories.py",
-        "if config.on_bad_row ==",
-        "if config.name ==",
+        "if resolved.config.on_bad_row ==",
+        "if resolved.config.name ==",
         ("tests/data_prep/test_history_oracle.py",),
     ),
     Fault(
