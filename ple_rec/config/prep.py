@@ -305,7 +305,8 @@ class PrepConfig(Config):
             if name not in sliceable
         ]
         problems += rate_problems(self.rates, self.sides, has_time=self.time is not None)
-        problems += history_problems(self.histories, self.sparse, None if self.time is None else self.time.unit)
+        time_unit = None if self.time is None else self.time.unit
+        problems += history_problems(self.histories, self.sparse, time_unit, [*self.sides, *self.counted_tables])
         features = [feature.name for feature in (*self.sparse, *self.dense_features, *self.vectors)]
         names = [*features, *self.carry, *dict.fromkeys(history.name for history in self.histories)]
         problems += [
@@ -351,6 +352,7 @@ class PrepConfig(Config):
         for history in self.histories:
             begin, end = history_offsets(history.name)
             reserved |= {begin: f"an offset of {history.name!r}", end: f"an offset of {history.name!r}"}
+            reserved |= {age_table(history.name): f"the ages of {history.name!r}"}
         has_weight = self.weight is not None or self.sampling is not None
         reserved |= {"sample_weight": "the sample weight"} if has_weight else {}
         by_lower = {name.lower(): meaning for name, meaning in reserved.items()}
