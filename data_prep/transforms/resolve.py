@@ -185,15 +185,16 @@ class Resolved:
     def check_columns(self, table: RawTable) -> None:
         """Check that the files of a table have all columns that are read.
 
-        For the log, check also that no derived column hides a column, unless `is_from_dataset` is true.
+        For the log, check also that no derived column hides a column, and that no history has the name of a column that
+        is read, unless `is_from_dataset` is true.
 
         Raises:
             DataError: Files lack columns; the message names the expressions that read them.
-            ConfigError: A derived column has the name of a column of the log.
+            ConfigError: A derived column or a history has the name of a column of the log.
         """
         if table.name == "log":
             if not self.is_from_dataset:
-                self._check_derived(table)
+                self._check_names(table)
             words = [*self.config.derived, *(TIME_WORDS if self.config.time is not None else ())]
             words += [f"{name}.{column}" for name, columns in self.side_columns.items() for column in columns]
             table.check_columns(self.columns_in(table), self.place, self._readers(table.name), words)
@@ -201,16 +202,21 @@ class Resolved:
             place = f"{self.place}: sides.{table.name}"
             table.check_columns(self.side_columns[table.name], place, self._readers(table.name))
 
-    def _check_derived(self, log: RawTable) -> None:
-        """Raise an error for derived columns that have the name of a column of the log, which would be ambiguous."""
+    def _check_names(self, log: RawTable) -> None:
+        """Raise an error for derived columns and histories with the name of a column of the log."""
+        rule = "a derived column must not have the name of a column of the log"
         hidden = [name for name in self.config.derived if name in log.schema.names]
-        if hidden:
-            rule = "a derived column must not have the name of a column of the log"
+        places = {f"derived.{name}": (name, rule, other_name_fix(name)) for name in hidden}
+        rule = "a request in the raw form has one value of each name, so a history has no name of a column that is read"
+        columns = self.columns_in(log)
+        for i, history in enumerate(self.config.histories):
+            if history.name in columns:
+                places[f"histories[{i}].name"] = history.name, rule, "choose another name"
+        if places:
+            file = log.files[0].display_name
             problems = [
-                UserError(
-                    f"derived.{name}", f"{log.files[0].display_name} has a column {name!r}", rule, other_name_fix(name)
-                )
-                for name in hidden
+                UserError(place, f"{file} has a column {name!r}", rule, fix)
+                for place, (name, rule, fix) in places.items()
             ]
             raise ConfigError.from_problems(self.place, [str(problem) for problem in problems])
 

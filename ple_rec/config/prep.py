@@ -305,7 +305,8 @@ class PrepConfig(Config):
             if name not in sliceable
         ]
         problems += rate_problems(self.rates, self.sides, has_time=self.time is not None)
-        problems += history_problems(self.histories, self.sparse, None if self.time is None else self.time.unit)
+        time_unit = None if self.time is None else self.time.unit
+        problems += history_problems(self.histories, self.sparse, time_unit, [*self.sides, *self.counted_tables])
         features = [feature.name for feature in (*self.sparse, *self.dense_features, *self.vectors)]
         names = [*features, *self.carry, *dict.fromkeys(history.name for history in self.histories)]
         problems += [

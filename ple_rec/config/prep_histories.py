@@ -21,6 +21,8 @@ _DURATION = re.compile(r"(\d{1,9})([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 # With it, times in nanoseconds stay within int64.
 _MAX_DELAY = "36500d"
+# Names that an event has besides those of its items: in side tables its key and time, in requests its age.
+_EVENT_WORDS = ("key", "time", "age")
 _AGES = ("1m", "10m", "1h", "6h", "1d", "3d", "7d", "30d")
 
 
@@ -89,7 +91,7 @@ class HistorySpec(Config):
 
 
 def history_problems(
-    histories: Iterable[HistorySpec], sparse: Iterable[SparseSpec], time_unit: str | None
+    histories: Iterable[HistorySpec], sparse: Iterable[SparseSpec], time_unit: str | None, sides: Iterable[str] = ()
 ) -> list[str]:
     """Return the problems of the histories of a configuration.
 
@@ -97,6 +99,7 @@ def history_problems(
         histories: Histories of the configuration.
         sparse: Sparse features of the configuration.
         time_unit: Unit of `[time]`; None if the configuration has no `[time]`.
+        sides: Names of the side tables, and of the tables in which rates are counted.
     """
     histories, features = list(histories), {feature.name: feature for feature in sparse}
     problems = (
@@ -106,7 +109,11 @@ def history_problems(
     )
     names = [history.name for history in histories]
     problems += [f"history {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    # A model has a side table with the events of each history, under its name.
+    sides_by_lower = {side.lower(): side for side in sides}
     for i, history in enumerate(histories):
+        if (side := sides_by_lower.get(history.name.lower())) is not None:
+            problems.append(f"histories[{i}].name: got {history.name!r}; table {side!r} has this name; use another one")
         if time_unit == "date" and history.delay_seconds % _SECONDS["d"]:
             problems.append(
                 f'histories[{i}].delay: got {history.delay!r}; with time.unit = "date" a history ends on a day before '
@@ -116,6 +123,11 @@ def history_problems(
             place = f"histories[{i}].items[{j}]: got {item!r}"
             if item not in features:
                 problems.append(f"{place}; it names a sparse feature. Add the feature, which has the item's table")
+            elif item in _EVENT_WORDS:
+                problems.append(
+                    f"{place}; an event has the words {', '.join(_EVENT_WORDS)} besides its items. Give the feature "
+                    "another name"
+                )
             elif features[item].bag:
                 problems.append(f"{place}, a bag; an event has one value of each item. Name a single-valued feature")
     return problems

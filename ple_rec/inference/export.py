@@ -25,7 +25,8 @@ from __future__ import annotations
 import datetime
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -299,7 +300,7 @@ def _user_features(
 
 
 def _user_histories(context: EvaluationContext, folder: Path, user_features: Sequence[str]) -> list[str]:
-    """Return the names of the histories that belong to the user: all but those whose key is a feature of the items.
+    """Return the names of the histories that belong to the user.
 
     Rows of one group often have different histories, as their times differ, so they are not compared. But all items of
     a request have its time, and the history of its user.
@@ -312,9 +313,27 @@ def _user_histories(context: EvaluationContext, folder: Path, user_features: Seq
     histories = [history.name for history in context.selection.histories]
     if not (folder / PREP_FILE).exists():
         return histories
-    prep = load_config(PrepConfig, folder / PREP_FILE)
-    item_keys = {feature.source for feature in prep.sparse if feature.name not in user_features}
-    return [each.name for each in prep.histories if each.name in histories and each.key not in item_keys]
+    of_items = histories_of_items(load_config(PrepConfig, folder / PREP_FILE), user_features)
+    return [name for name in histories if name not in of_items]
+
+
+def histories_of_items(prep: PrepConfig, user_features: Collection[str]) -> set[str]:
+    """Return the names of the histories whose key reads a feature of the items, as `concat(user_id, author_id)` does.
+
+    Args:
+        prep: Configuration of the dataset.
+        user_features: Names of the features that belong to the user.
+    """
+    # The run may have dropped the feature of the group, such as the id of the user.
+    sources = {feature.source for feature in prep.sparse if feature.name not in user_features}
+    sources -= set(prep.group_entries)
+
+    def words(text: str) -> set[str]:
+        """Return the words of an expression, with those of the derived columns among them."""
+        named = set(re.findall(r"[^\W\d][\w.]*", text))
+        return named.union(*(words(prep.derived[word]) for word in named & prep.derived.keys()))
+
+    return {each.name for each in prep.histories if sources & {each.key, *words(each.key)}}
 
 
 def _fusion_text(fusion: FusionConfig, file: Location | None, options: ExportOptions, group: str | None) -> str:

@@ -22,6 +22,9 @@ from tests.data_prep.plain_logs import DAY_1, DAY_MS, TOML, Logs, day_of, with_c
 from tests.data_prep.rate_logs import LIKE_RATE
 
 BAG = '\n[[sparse]]\nname = "bag"\nvalue = "split(video_id, \',\')"\nbag = true\n'
+WORDS = "".join(
+    f'\n[[sparse]]\nname = "{name}"\ntable = "tab"\nvalue = "tab"\n' for name in ("key", "time", "age", "k_age")
+)
 HASH = 'by = "hash"\nvalue = "user_id"\nvalid = 0.1\ntest = 0.1'
 DAYS = 'by = "day"\ntrain = [1, 2]\nvalid = [3, 3]\ntest = [4, 4]'
 
@@ -33,6 +36,14 @@ DAYS = 'by = "day"\ntrain = [1, 2]\nvalid = [3, 3]\ntest = [4, 4]'
         (('"video_id"]', '"price"]'), "histories[0].items[0]: got 'price'; it names a sparse feature. Add the feature"),
         (('"video_id"]', '"bag"]'), "histories[0].items[0]: got 'bag', a bag; an event has one value of each item."),
         (('"video_id"]', '"video_id", "video_id"]'), "items: 'video_id' is listed twice"),
+        *(
+            (('"video_id"]', f'"{name}"]'), f"histories[0].items[0]: got '{name}'; an event has the words key, time, ")
+            for name in ("key", "time", "age")
+        ),
+        (('name = "liked"', 'name = "by_video_id"'), "histories[0].name: got 'by_video_id'; table 'by_video_id' has "),
+        (('name = "liked"', 'name = "By_video_id"'), "histories[0].name: got 'By_video_id'; table 'by_video_id' has"),
+        (('name = "liked"', 'name = "bag"'), "'bag' names two columns of the dataset"),
+        (('name = "liked"', 'name = "k"'), "feature 'k_age': the column is the ages of 'k'; use another name"),
         (('["video_id"]', "[]"), "histories[0].items"),
         (("length = 3", "length = 0"), "histories[0].length: got 0"),
         (("length = 3", "length = 1001"), "histories[0].length: got 1001"),
@@ -69,7 +80,7 @@ def test_histories_that_do_not_fit_the_configuration(change: tuple[str, str], pr
     task = {"name": "like", "kind": "binary", "label": "duration_ms > threshold", "threshold": threshold}
     history = LIKED.replace(*change)
     assert history != LIKED
-    document = tomllib.loads(TOML + BAG + LIKE_RATE + history) | {"tasks": [task]}
+    document = tomllib.loads(TOML + BAG + WORDS + LIKE_RATE + history) | {"tasks": [task]}
     config, problems = parse_document(PrepConfig, document)
     if config is not None:
         problems = problems or expression_problems(config)
@@ -129,6 +140,14 @@ def test_keys_and_conditions_of_a_wrong_type(tmp_path: Path, change: tuple[str, 
     with pytest.raises(PleRecError) as caught:
         logs.prepare()
     assert message in str(caught.value)
+
+
+def test_a_history_has_no_name_of_a_column_that_is_read(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, TOML + LIKED.replace('name = "liked"', 'name = "is_like"'))
+    with pytest.raises(PleRecError) as caught:
+        logs.prepare()
+    expected = "histories[0].name: log/day 1.parquet has a column 'is_like'; a request in the raw form has one "
+    assert expected in str(caught.value)
 
 
 def test_rows_without_a_key_have_no_history_and_are_no_events(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from ple_rec.analysis.analyze import analyze
 from ple_rec.cli import main
 from ple_rec.config.choices import TablePrecision
 from ple_rec.config.model import HISTORY_HIDDEN
+from ple_rec.config.prep import PrepConfig
+from ple_rec.config.problems import parse_document
+from ple_rec.inference.export import histories_of_items
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.lookups import RequestLookups
 from ple_rec.inference.model_dir import latest_version
@@ -26,7 +30,7 @@ from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request import ModelRequest
 from tests.inference.delta_feed import program_writer
 from tests.inference.exported import PRECISIONS, export_run
-from tests.inference.feed import TASKS
+from tests.inference.feed import TASKS, TOML
 from tests.inference.history_feed import append_history_day
 
 KINDS = ("mean", "din")
@@ -90,6 +94,28 @@ def test_scores_are_those_of_the_run(history_feed: Path, tmp_path: Path, kind: s
     assert max(differences) <= BOUNDS[precision]
     if precision != "fp32":
         assert max(differences) > 0
+
+
+@pytest.mark.parametrize(
+    ("key", "user_features", "of_items"),
+    [
+        ("user_id", ["user_id", "city"], False),
+        ("user_id", ["city"], False),  # The run has dropped the id, which is the group.
+        ("user_id % 3", ["user_id"], False),
+        ("users.city", ["user_id"], True),
+        ("video_id", ["user_id"], True),
+        ("concat(user_id, '|', video_id)", ["user_id"], True),
+        ("pair", ["user_id"], True),
+    ],
+)
+def test_a_history_belongs_to_the_items_if_its_key_reads_one(
+    key: str, user_features: list[str], of_items: bool
+) -> None:
+    toml = TOML.replace("[derived]", "[derived]\npair = \"concat(video_id, '|', user_id)\"")
+    history = f'\n[[histories]]\nname = "h"\nkey = "{key}"\nitems = ["video_id"]\nlength = 3\n'
+    config, problems = parse_document(PrepConfig, tomllib.loads(toml + history))
+    assert config is not None, problems
+    assert histories_of_items(config, user_features) == ({"h"} if of_items else set())
 
 
 def test_histories_change_the_scores(ranker: Ranker) -> None:
