@@ -200,7 +200,7 @@ def load_warm_start(context: TrainContext, warm_start: WarmStart) -> None:
 
     before = broadcast(run_on_rank_zero(check))
     assert before is not None  # `broadcast` returns the value of rank 0.
-    has_same_layers = _history(before) == _history(context.config)
+    has_same_layers = not context.selection.histories or _history(before) == _history(context.config)
     if has_same_layers:
         context.optimizers.init_state()
     state = {"model": context.model.state_dict(), "optimizer": context.optimizers.combined.state_dict()}
@@ -282,7 +282,9 @@ def _check_fits(warm_start: WarmStart, prepared_run: PreparedRun) -> None:
     check_checkpoint_config(before, warm_start.run_dir, warm_start.path, manifest)
     recorded = manifest.written_by
     # With another `model.history`, the dense layers begin anew, so the sizes of its attention may differ, too.
-    hidden = ("model.history_hidden",) if _history(before) != _history(config) else ()
+    # Without histories, neither key has an effect.
+    has_other_attention = not selection.histories or _history(before) != _history(config)
+    hidden = ("model.history_hidden",) if has_other_attention else ()
     # `input_changes` compares the tasks, and `load_warm_start` the shards, since the model is not sharded before.
     differences = [
         f"{key} was {old!r}, is {new!r}"

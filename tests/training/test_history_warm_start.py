@@ -119,6 +119,27 @@ def test_a_run_goes_on_from_the_tables_of_the_other_kind(
         resolve_warm_start(prepare_run(config, 1), tmp_path / "other", (folder / "din", "best"))
 
 
+def _loaded(rank: int, world_size: int, configs: list[RunConfig], start: WarmStart) -> list[State]:
+    states = []
+    for config in configs:
+        job = build_context(config, ranks_of(rank, world_size))
+        load_warm_start(job, start)
+        states.append(whole_state(job))
+    return states
+
+
+def test_without_histories_the_dense_layers_come_over_too(folder: Path, tmp_path: Path) -> None:
+    mean, din = (
+        config.model_copy(update={"data": config.data.model_copy(update={"drop": ("liked",)})})
+        for config in (_config(folder / "data", "mean"), _config(folder / "data", "din", hidden=(8, 4)))
+    )
+    train(mean, tmp_path / "mean")
+    start = resolve_warm_start(prepare_run(din, 1), tmp_path / "din", (tmp_path / "mean", "latest"))
+    assert start is not None
+    of_mean, of_din = on_ranks(_loaded, 1, [mean, din], start)[0]
+    assert [key for key in of_mean if not torch.equal(of_din[key], of_mean[key])] == []
+
+
 def test_rows_of_a_table_are_read_under_either_key(folder: Path) -> None:
     for history in ("mean", "din"):
         config = _config(folder / "data", history)
