@@ -31,7 +31,7 @@ from ple_rec.inference.feature_parsing import (
 )
 from ple_rec.inference.request_error import RequestError, require_object
 from ple_rec.inference.signature import EventList, InputFeature
-from ple_rec.inference.value_types import VALUE_TYPES, FieldOf, Schema
+from ple_rec.inference.value_types import VALUE_TYPES, FieldOf, Schema, check_types
 
 AGE = "age"
 
@@ -102,13 +102,13 @@ class HistoryParser(FeatureParser):
         self, events: Sequence[Mapping[str, Any]], offsets_N: NDArray[np.int64], field_of_event: FieldOf
     ) -> NDArray[np.float64]:
         """Return the ages of events, and refuse ages that are missing, negative, or grow within a row."""
-        ages = [event.get(AGE) for event in events]
-        array = VALUE_TYPES["number"].to_array(ages, partial(_field_of_item, field_of_event, AGE))
-        ages_E: NDArray[np.float64] = array.to_numpy(zero_copy_only=False)
+        ages, field_of = [event.get(AGE) for event in events], partial(_field_of_item, field_of_event, AGE)
+        rule = "a number of seconds from the event to the request, 0 or more"
+        check_types(ages, set(map(type, ages)), {int, float}, rule, field_of)
+        ages_E: NDArray[np.float64] = VALUE_TYPES["number"].to_array(ages, field_of).to_numpy(zero_copy_only=False)
         if (bad_E := ~(ages_E >= 0)).any():
             e = int(bad_E.argmax())
-            rule = "a number of seconds from the event to the request, 0 or more"
-            raise RequestError(f"{field_of_event(e)}.{AGE}", ages[e], rule)
+            raise RequestError(field_of(e), ages[e], rule)
         grows_E = np.zeros(len(ages_E), np.bool_)
         grows_E[1:] = ages_E[1:] > ages_E[:-1]
         grows_E[offsets_N[:-1][np.diff(offsets_N) > 0]] = False  # The first event of a row has none before it.
@@ -117,7 +117,7 @@ class HistoryParser(FeatureParser):
             rule = (
                 f"at most {ages[e - 1]}, the age of the event before it, since the oldest comes first; reverse the list"
             )
-            raise RequestError(f"{field_of_event(e)}.{AGE}", ages[e], rule)
+            raise RequestError(field_of(e), ages[e], rule)
         return ages_E
 
 

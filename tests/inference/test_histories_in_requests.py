@@ -130,6 +130,11 @@ def test_unknown_and_missing_items_have_the_rows_of_the_feature(ranker: Ranker) 
         ([OLD, NEW | {"video_id": 2}], "user.liked[1].video_id", "got 2; a text, or null where it is missing"),
         ([OLD, {"video_id": "v1"}], "user.liked[1].age", "got null; a number of seconds from the event to the request"),
         ([OLD, NEW | {"age": -1}], "user.liked[1].age", "got -1; a number of seconds from the event to the request, 0"),
+        (
+            [OLD, NEW | {"age": "5"}],
+            "user.liked[1].age",
+            'got "5"; a number of seconds from the event to the request, 0',
+        ),
         ([OLD | {"age": "1h"}], "user.liked[0].age", 'got "1h"; a number'),
         ([OLD | {"age": True}], "user.liked[0].age", "got true; a number"),
         ([OLD | {"age": float("nan")}], "user.liked[0].age", "got NaN; a number of seconds"),
