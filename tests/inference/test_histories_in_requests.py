@@ -16,6 +16,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as s
 
 import ple_rec
+from ple_rec.config.load import load_config
+from ple_rec.config.prep import PrepConfig
 from ple_rec.config.raw_form import RawHistory, RawQuery
 from ple_rec.config.side_table import INFO_FILE, TABLE_FILE, SideTableInfo
 from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES
@@ -83,13 +85,15 @@ def test_events_are_read_as_the_features_of_their_items(ranker: Ranker) -> None:
     assert ranked == pytest.approx(scored, abs=1e-6)
 
 
-def test_the_request_of_the_page_is_answered(ranker: Ranker, repository: Path) -> None:
+def test_the_requests_of_the_page_fit_its_example(repository: Path) -> None:
     page = (repository / "docs" / "serve.md").read_text()
-    blocks = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (block,) = (block for block in blocks if "liked_videos" in block)
-    request = ranker.read_rank(json.loads(block.replace("liked_videos", "liked")))
-    assert ids(request)[0]["age"] == [4, 1]
-    assert len(ranker.answer([request])[0]["items"]) == 2
+    section = page[page.index("## Histories") : page.index("## Errors")]
+    sent, looked_up = map(json.loads, re.findall(r"^```json\n(.*?)^```$", section, re.MULTILINE | re.DOTALL))
+    config = load_config(PrepConfig, repository / "docs" / "examples" / "feed_histories.toml")
+    clicked = config.histories[0]
+    assert [set(event) for event in sent["user"][clicked.name]] == [{*clicked.items, "age"}] * 2
+    assert config.time is not None
+    assert {clicked.key, config.time.value} <= looked_up["user"].keys()
 
 
 @pytest.mark.parametrize("value", [None, []])
@@ -251,11 +255,11 @@ def test_a_ranking_looks_the_history_of_its_user_up_once(history_feed: Path, ser
 
 
 def test_a_look_up_needs_a_time_and_a_key(server: Ranker) -> None:
-    body = {"form": "raw", "user": {"user_id": USER}, "items": [{"video_id": "v1", "time_ms": 1_650_420_000_000}]}
-    with pytest.raises(RequestError, match=r"as ms the time must lie between .*; send it, or send liked") as error:
+    body = {"form": "raw", "user": {"user_id": USER}, "items": [{"video_id": "v1"}]}
+    with pytest.raises(RequestError, match="every row needs a value; as ms it must lie between") as error:
         server.read_rank(body)
     assert error.value.field == "user.time_ms"
-    sent = body | {"user": {"user_id": USER, "liked": [], "seen_in_city": None}}
+    sent = body | {"user": {"user_id": USER, "time_ms": 1_650_420_000_000, "liked": [], "seen_in_city": None}}
     assert server.read_rank(sent).events_as_of is None
     no_key = body | {"user": {"user_id": None, "time_ms": 1_650_420_000_000}}
     request = server.read_rank(no_key)
@@ -264,7 +268,8 @@ def test_a_look_up_needs_a_time_and_a_key(server: Ranker) -> None:
 
 
 def test_without_tables_the_history_is_missing(ranker: Ranker) -> None:
-    request = ranker.read_rank({"form": "raw", "items": [{"video_id": "v1", "time_ms": 1_650_420_000_000}]})
+    user = {"time_ms": 1_650_420_000_000}
+    request = ranker.read_rank({"form": "raw", "user": user, "items": [{"video_id": "v1"}]})
     assert {"liked", "seen_in_city"} <= set(request.missing)
     assert ids(request)[0]["age"] == []
 

@@ -229,11 +229,14 @@ class TableRegionHooks:
     def _after_collection(self, _module: nn.Module, _args: Any, output: Any) -> None:
         def after_arrival(rows: Any) -> Any:
             self._clocks.pop("output distribution")
-            # Unpooled rows are a dictionary of jagged tensors by column, whose values are parts of one tensor.
-            tensors = [column.values() for column in rows.values()] if isinstance(rows, dict) else [rows.values()]
-            for node in {tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None}:
-                # Once these gradients are computed, the backward pass exchanges them and updates the tables.
-                node.register_prehook(lambda *_: self._clocks.push_untraced("gradient exchange"))
+            # Once these gradients are computed, the backward pass exchanges them and updates the tables.
+            if isinstance(rows, dict):
+                # Unpooled rows are a dictionary of jagged tensors by column, whose values are parts of one tensor.
+                for node in {column.values().grad_fn for column in rows.values()} - {None}:
+                    node.register_prehook(lambda *_: self._clocks.push_untraced("gradient exchange"))
+            elif rows.values().requires_grad:
+                # This hook of the tensor runs before the hook of the node, which begins the update if it is the lookup.
+                rows.values().register_hook(lambda _: self._clocks.push_untraced("gradient exchange"))
             return rows
 
         if isinstance(output, LazyAwaitable):
