@@ -9,28 +9,17 @@ depends on what else the machine does, so each pass also says how many seconds o
 
 from __future__ import annotations
 
-import argparse
-import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import duckdb
-
-from benchmarks.harness import BenchmarkCase, Pass, PassResult, parser, race, report, say, scratch_folder, time_work
+from benchmarks.harness import BenchmarkCase, race, report, say, scratch_folder
+from benchmarks.prep_cases import PARQUET_LAYOUT, bare_queries, pipeline, prep_parser
 from benchmarks.raw_logs import prep_toml, write_logs
-from data_prep.run import Options, prepare
 from ple_rec.config.schema import HISTORIES_DIR
-from ple_rec.runtime.host import usable_cores
 
 _ROWS_PER_VIDEO, _VIDEOS_PER_AUTHOR = 22, 10  # As in the paper's log, with an assumed number of videos per author.
-# Share of `--memory` that DuckDB may use in the bare query; Python and the writers take the rest.
-_SHARE_OF_DUCKDB = 0.75
-
 LENGTH = 50  # Largest number of events in a history.
 # The column `s0` of the logs, an integer from 0 to 5, stands for the tab in which a video is shown.
 HISTORY = f"""
@@ -46,26 +35,6 @@ length = {LENGTH}
 def prep_toml_with_author(author: str) -> str:
     """Return the prep.toml of `benchmarks.raw_logs` with the author of a video, which is an expression."""
     return prep_toml() + f'[derived]\nauthor = "{author}"\n[[sparse]]\nname = "author"\n'
-
-
-def _timed(title: str, work: Callable[[], object], rows: int) -> PassResult:
-    """Do some work once, and say how many seconds of CPU time it took."""
-    begun = time.process_time()
-    result = time_work(work, rows)
-    say(f"{title}: {time.process_time() - begun:.1f} s of CPU time, {result.seconds:.1f} s")
-    return result
-
-
-@contextmanager
-def pipeline(folder: Path, name: str, args: argparse.Namespace) -> Iterator[Pass]:
-    """Prepare the logs in each pass by `data_prep.prepare`."""
-    options = Options(source=str(folder / "raw"), memory=args.memory, threads=args.threads)
-
-    def prepare_once() -> PassResult:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        return _timed(name, lambda: prepare(str(folder / f"{name}.toml"), folder / name, options), args.rows)
-
-    yield prepare_once
 
 
 def _bare_queries(log: str, author: str, out: Path) -> Iterator[str]:
@@ -95,34 +64,8 @@ def _bare_queries(log: str, author: str, out: Path) -> Iterator[str]:
     last = f"[greatest(n - {LENGTH - 1}, 1) : n]"
     columns = [f"events.{name}{last} AS {name}" for name in ("videos", "authors", "tabs")]
     columns.append(f"list_transform(events.times{last}, lambda event : (now - event)::INT) AS ages")
-    layout = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 65536"
-    yield (f"COPY (SELECT {', '.join(columns)} FROM ({before}) LEFT JOIN events USING (user_id)) TO '{out}' ({layout})")
-
-
-@contextmanager
-def bare_query(folder: Path, author: str, args: argparse.Namespace) -> Iterator[Pass]:
-    """Compute the lists in each pass, and write them, by DuckDB alone."""
-    work = folder / "bare"
-    queries = list(_bare_queries(f"read_parquet('{folder / 'raw'}/*.parquet')", author, work / "out.parquet"))
-
-    def run() -> None:
-        settings: dict[str, Any] = {
-            "memory_limit": f"{int(args.memory * _SHARE_OF_DUCKDB)}B",
-            "temp_directory": str(work / "spill"),
-            "preserve_insertion_order": False,
-            "threads": args.threads,
-        }
-        with duckdb.connect(str(work / "bare.duckdb"), config=settings) as duck:
-            duck.execute("SET enable_progress_bar = false")
-            for query in queries:
-                duck.execute(query)
-
-    def run_once() -> PassResult:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        return _timed("bare", run, args.rows)
-
-    yield run_once
+    rows = f"SELECT {', '.join(columns)} FROM ({before}) LEFT JOIN events USING (user_id)"
+    yield f"COPY ({rows}) TO '{out}' ({PARQUET_LAYOUT})"
 
 
 def _bytes_of(files: Iterator[Path]) -> int:
@@ -143,13 +86,8 @@ def _size_lines(folder: Path, rows: int) -> list[str]:
 
 def main() -> None:
     """Measure and print."""
-    arguments = parser(__doc__, repeats=3)
-    arguments.add_argument("--rows", type=int, default=2_000_000, metavar="N", help="raw rows; default 2 M")
+    arguments = prep_parser(__doc__)
     arguments.add_argument("--rows-per-user", type=int, default=50, metavar="N", help="rows of a user; default 50")
-    arguments.add_argument(
-        "--memory", type=int, default=8 << 30, metavar="BYTES", help="memory of each case; default 8 GiB"
-    )
-    arguments.add_argument("--threads", type=int, default=usable_cores(), metavar="N", help="default: one per core")
     args = arguments.parse_args()
     with scratch_folder() as name:
         folder = Path(name)
@@ -160,10 +98,12 @@ def main() -> None:
         toml = prep_toml_with_author(author)
         (folder / "without.toml").write_text(toml, encoding="utf-8")
         (folder / "with.toml").write_text(toml + HISTORY, encoding="utf-8")
+        log = f"read_parquet('{folder / 'raw'}/*.parquet')"
+        queries = list(_bare_queries(log, author, folder / "bare" / "out.parquet"))
         cases = [
-            BenchmarkCase("prep with a history", partial(pipeline, folder, "with", args)),
-            BenchmarkCase("prep without it", partial(pipeline, folder, "without", args), is_baseline=True),
-            BenchmarkCase("bare query of the lists", partial(bare_query, folder, author, args)),
+            BenchmarkCase("prep with a history", partial(pipeline, folder, "with.toml", args)),
+            BenchmarkCase("prep without it", partial(pipeline, folder, "without.toml", args), is_baseline=True),
+            BenchmarkCase("bare query of the lists", partial(bare_queries, folder, queries, args)),
         ]
         report(args, "rows", cases, race(cases, args.repeats))
         sys.stdout.write("\n".join(["", *_size_lines(folder, args.rows)]) + "\n")

@@ -9,25 +9,15 @@ also says how many seconds of CPU time it took.
 
 from __future__ import annotations
 
-import argparse
-import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import duckdb
-
-from benchmarks.harness import BenchmarkCase, Pass, PassResult, parser, race, report, say, scratch_folder, time_work
+from benchmarks.harness import BenchmarkCase, race, report, say, scratch_folder
+from benchmarks.prep_cases import PARQUET_LAYOUT, bare_queries, pipeline, prep_parser
 from benchmarks.raw_logs import prep_toml, write_logs
-from data_prep.run import Options, prepare
-from ple_rec.runtime.host import usable_cores
 
 _ROWS_PER_VIDEO, _VIDEOS_PER_AUTHOR = 22, 10  # As in the paper's log, with an assumed number of videos per author.
-# Share of `--memory` that DuckDB may use in the bare queries, as in `benchmarks.prep`.
-_SHARE_OF_DUCKDB = 0.75
 _DAY_MS = 86_400_000
 _PRIOR = 20
 # Column and window in days (None for all days) of each of the six rates of a key.
@@ -50,26 +40,6 @@ def _rates_toml(author: str) -> str:
             name = f'name = "{key}_{column}_{window}"\nkey = ["{key}"]\nof = "{column}"'
             lines.append(f'[[rates]]\n{name}\nwindow = "{window}"\nprior = {_PRIOR}')
     return "\n".join(lines) + "\n"
-
-
-def _timed(title: str, work: Callable[[], object], rows: int) -> PassResult:
-    """Do some work once, and say how many seconds of CPU time it took."""
-    begun = time.process_time()
-    result = time_work(work, rows)
-    say(f"{title}: {time.process_time() - begun:.1f} s of CPU time, {result.seconds:.1f} s")
-    return result
-
-
-@contextmanager
-def pipeline(folder: Path, toml: str, args: argparse.Namespace) -> Iterator[Pass]:
-    """Prepare the logs in each pass by `data_prep.prepare`."""
-    options = Options(source=str(folder / "raw"), memory=args.memory, threads=args.threads)
-
-    def prepare_once() -> PassResult:
-        shutil.rmtree(folder / "prep", ignore_errors=True)
-        return _timed(toml, lambda: prepare(str(folder / toml), folder / "prep", options), args.rows)
-
-    yield prepare_once
 
 
 def _bare_queries(log: str, author: str, out: Path) -> Iterator[str]:
@@ -103,45 +73,13 @@ def _bare_queries(log: str, author: str, out: Path) -> Iterator[str]:
         )
         joins.append(f"LEFT JOIN v_{key} ON {expression} = v_{key}.key AND {day} = v_{key}.day")
         rates += [f"v_{key}.{kind}{i} AS {key}_{kind}{i}" for i in range(len(_RATES)) for kind in ("r", "n")]
-    layout = "FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, ROW_GROUP_SIZE 65536"
-    yield f"COPY (SELECT {', '.join(rates)} FROM {log} AS log {' '.join(joins)}) TO '{out}' ({layout})"
-
-
-@contextmanager
-def bare_queries(folder: Path, author: str, args: argparse.Namespace) -> Iterator[Pass]:
-    """Compute the rates in each pass, and write them, by DuckDB alone."""
-    work = folder / "bare"
-    queries = list(_bare_queries(f"read_parquet('{folder / 'raw'}/*.parquet')", author, work / "out.parquet"))
-
-    def run() -> None:
-        settings: dict[str, Any] = {
-            "memory_limit": f"{int(args.memory * _SHARE_OF_DUCKDB)}B",
-            "temp_directory": str(work / "spill"),
-            "preserve_insertion_order": False,
-            "threads": args.threads,
-        }
-        with duckdb.connect(str(work / "bare.duckdb"), config=settings) as duck:
-            duck.execute("SET enable_progress_bar = false")
-            for query in queries:
-                duck.execute(query)
-
-    def run_once() -> PassResult:
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir()
-        return _timed("bare", run, args.rows)
-
-    yield run_once
+    yield f"COPY (SELECT {', '.join(rates)} FROM {log} AS log {' '.join(joins)}) TO '{out}' ({PARQUET_LAYOUT})"
 
 
 def main() -> None:
     """Measure and print."""
-    arguments = parser(__doc__, repeats=3)
-    arguments.add_argument("--rows", type=int, default=2_000_000, metavar="N", help="raw rows; default 2 M")
+    arguments = prep_parser(__doc__)
     arguments.add_argument("--rows-per-user", type=int, default=50, metavar="N", help="rows of a user; default 50")
-    arguments.add_argument(
-        "--memory", type=int, default=8 << 30, metavar="BYTES", help="memory of each case; default 8 GiB"
-    )
-    arguments.add_argument("--threads", type=int, default=usable_cores(), metavar="N", help="default: one per core")
     args = arguments.parse_args()
     with scratch_folder() as name:
         folder = Path(name)
@@ -151,10 +89,12 @@ def main() -> None:
         write_logs(folder / "raw", args.rows, users, videos)
         (folder / "without.toml").write_text(prep_toml(), encoding="utf-8")
         (folder / "with.toml").write_text(prep_toml() + _rates_toml(author), encoding="utf-8")
+        log = f"read_parquet('{folder / 'raw'}/*.parquet')"
+        queries = list(_bare_queries(log, author, folder / "bare" / "out.parquet"))
         cases = [
             BenchmarkCase("prep with 18 rates", partial(pipeline, folder, "with.toml", args)),
             BenchmarkCase("prep without rates", partial(pipeline, folder, "without.toml", args), is_baseline=True),
-            BenchmarkCase("bare queries of the rates", partial(bare_queries, folder, author, args)),
+            BenchmarkCase("bare queries of the rates", partial(bare_queries, folder, queries, args)),
         ]
         report(args, "rows", cases, race(cases, args.repeats))
 

@@ -140,7 +140,7 @@ class Ranker:
             self._model.shared_columns,
             self._model.vectors,
             list(self._model.widths_by_feature),
-            list(zip(self._model.histories, self._model.attentions, strict=True)),  # type: ignore[arg-type]
+            self._model.history_attentions(),
         )
         self.factors = [*self.fusion.tasks, *([LENGTH_FACTOR] if self.fusion.length else [])]
         raw, encoder = version / RAW_FILE, self.arrays.encoder

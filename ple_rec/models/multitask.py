@@ -12,8 +12,8 @@ side by side, Q the width of its target.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -151,7 +151,7 @@ class MultiTaskModel(nn.Module):
         """Return x_BD of a batch, grouped by request if that makes the first matrix products cheaper."""
         parts = []
         rows: Mapping[str, JaggedTensor] = {} if self.sequences is None else self.sequences(batch.sparse)
-        columns = self._sequence_columns(batch, rows)
+        columns = {} if self.sequences is None else self._sequence_columns(batch, rows)
         if self.widths_by_feature:
             parts.append(self._pooled(batch, columns))
         if batch.dense_BF.shape[1]:
@@ -175,10 +175,11 @@ class MultiTaskModel(nn.Module):
             batch: Batch of this rank.
             rows: Rows of `sequences`, by name of the feature or of the column of a history.
         """
+        assert batch.sparse is not None
         # The feature of an item has at most one id in a sample, so its row is copied. A sum would look it up once more.
         items = {item.feature for history in self.histories for item in history.items}
         return {
-            name: single_rows(rows[name]) if name in items else sum_rows(rows[name], batch.sparse[name])  # type: ignore[index]
+            name: single_rows(rows[name]) if name in items else sum_rows(rows[name], batch.sparse[name])
             for name in self._sequence_widths
         }
 
@@ -242,6 +243,10 @@ class MultiTaskModel(nn.Module):
         first_RQ = columns[feature].index_select(0, requests.first_R)
         return repeat_by_request(first_RQ, requests.request_B, requests.first_R)
 
+    def history_attentions(self) -> list[tuple[HistoryFeature, HistoryAttention]]:
+        """Return the histories over which the model has attention, in the order of x, each with its module."""
+        return list(zip(self.histories, cast(Iterable[HistoryAttention], self.attentions), strict=True))
+
     def attend(self, events: Sequence[Tensor], targets: Sequence[Tensor], requests: Requests | None) -> Tensor:
         """Return the outputs of the histories side by side (B, W).
 
@@ -253,8 +258,8 @@ class MultiTaskModel(nn.Module):
         """
         outputs = []
         with torch.autocast(targets[0].device.type, dtype=torch.bfloat16, enabled=self.autocast):
-            for history, attention, events_RLW, target_BQ in zip(
-                self.histories, self.attentions, events, targets, strict=True
+            for (history, attention), events_RLW, target_BQ in zip(
+                self.history_attentions(), events, targets, strict=True
             ):
                 if requests is not None and history.name in self.request_features:
                     outputs.append(attention(events_RLW, target_BQ, requests.request_B, requests.first_R))
@@ -364,10 +369,7 @@ class MultiTaskModel(nn.Module):
         """Return the forward FLOPs of the matrix products for one sample, two per multiply-add, without the tables."""
         towers = sum(tower.flops_per_sample() for tower in self.towers)  # type: ignore[operator]
         vectors = 0 if self.vectors is None else self.vectors.flops_per_sample()
-        histories = sum(
-            attention.flops_per_sample(history.length)  # type: ignore[operator]
-            for history, attention in zip(self.histories, self.attentions, strict=True)
-        )
+        histories = sum(attention.flops_per_sample(history.length) for history, attention in self.history_attentions())
         return self.extraction.flops_per_sample() + towers + vectors + histories
 
     def dense_parameters(self) -> int:

@@ -117,6 +117,7 @@ def test_all_weights_move(trained: dict[int, dict[str, Any]]) -> None:
         **dict.fromkeys(("video", "author", "tab", "liked_age"), True),
     }
     moved = {name: relative(run["weights"][name], run["before"][name]) for name in run["weights"]}
+    # The slope of PReLU is one number for all hidden values of the attention, and moves least, by 2e-5.
     assert min(moved.values()) > 1e-6, moved
 
 
