@@ -64,18 +64,18 @@ def simulate(users: int, rows: int, seed: int) -> dict[str, NDArray[np.generic]]
         taste = np.where(rng.random(users) < stays, taste, draw_taste())
         belief = stays[:, None] * belief + (1 - stays[:, None]) * new_taste
         video = rng.integers(0, VIDEOS, users)
-        shown = category[video]
+        video_category = category[video]
         liked, not_liked = sigmoid(quality[video] + 1), sigmoid(quality[video] - 2)
-        p_taste = np.where(taste == shown, liked, not_liked)
+        p_taste = np.where(taste == video_category, liked, not_liked)
         p_history, p_id = (
-            not_liked + probability[user, shown] * (liked - not_liked) for probability in (belief, new_taste)
+            not_liked + probability[user, video_category] * (liked - not_liked) for probability in (belief, new_taste)
         )
         click = rng.random(users) < p_taste
-        likelihood = np.where(np.arange(CATEGORIES) == shown[:, None], liked[:, None], not_liked[:, None])
+        likelihood = np.where(np.arange(CATEGORIES) == video_category[:, None], liked[:, None], not_liked[:, None])
         belief = belief * np.where(click[:, None], likelihood, 1 - likelihood)
         belief /= belief.sum(axis=1, keepdims=True)
         before = now
-        blocks.append((user, video, shown, FIRST_MS + now, click.astype(np.int64), p_taste, p_history, p_id))
+        blocks.append((user, video, video_category, FIRST_MS + now, click.astype(np.int64), p_taste, p_history, p_id))
     names = ("user_id", "video_id", "category", "time_ms", "is_click", "p_taste", "p_history", "p_id")
     columns = {name: np.concatenate(parts) for name, parts in zip(names, zip(*blocks, strict=True), strict=True)}
     order = np.lexsort((columns["user_id"], columns["time_ms"]))
