@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from data_prep.run import Options, prepare
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.data.batch import Batch
 from ple_rec.data.dataset import DatasetDirectory, read_row_group
@@ -21,7 +20,7 @@ from ple_rec.data.loader import Loader
 from ple_rec.data.verify import dataset_problems
 from ple_rec.errors import DataError
 from tests.data.test_remote import uploaded
-from tests.data_prep import history_logs
+from tests.data_prep.oracle_logs import prepared, random_rows
 from tests.histories import ITEMS, LENGTH, ROWS, Columns, events_of, expected_history, log_rows, write_histories
 
 KEYS = [*(f"liked.{name}" for name in ITEMS), "liked_age"]
@@ -277,10 +276,8 @@ def test_a_store_gives_the_same_batches(log: tuple[DatasetDirectory, Columns], a
 
 
 def test_a_prepared_dataset_gives_the_events_that_it_stores(tmp_path: Path) -> None:
-    history_logs.write(tmp_path, history_logs.random_log(0))
-    prepare(str(tmp_path / "histories.toml"), tmp_path / "out", Options(source=str(tmp_path / "raw"), threads=1))
-    assert list(dataset_problems(tmp_path / "out")) == []
-    dataset = DatasetDirectory(tmp_path / "out")
+    dataset = DatasetDirectory(prepared(tmp_path, random_rows(0)))
+    assert list(dataset_problems(dataset.path)) == []
     rows = pq.read_table(tmp_path / "out" / "train")
     loader = Loader(
         dataset,

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
+from data_prep.run import Options, prepare
 from ple_rec.config.base import SPLITS
 from ple_rec.config.load import load_schema
 from tests.data_prep.feed_logs import read
@@ -72,7 +73,7 @@ length = 3
 
 [[histories]]
 name = "seen"
-key = "video_id"
+key = "videos.author"
 items = ["user_id"]
 length = 2
 delay = "DELAY"
@@ -103,7 +104,7 @@ class History:
     delay: int = 0  # Seconds.
 
 
-def histories(unit: str) -> list[History]:
+def histories_of_toml(unit: str) -> list[History]:
     """Return the histories of `TOML`."""
     return [
         History(
@@ -114,7 +115,12 @@ def histories(unit: str) -> list[History]:
             3,
         ),
         History(
-            "seen", lambda row: row["video_id"], lambda row: (row["user_id"],), lambda _: True, 2, delay_seconds(unit)
+            "seen",
+            lambda row: AUTHORS.get(row["video_id"]),
+            lambda row: (row["user_id"],),
+            lambda _: True,
+            2,
+            delay_seconds(unit),
         ),
     ]
 
@@ -147,17 +153,25 @@ def order_of(items: Sequence[Any]) -> tuple[int, tuple[Any, ...]]:
     return missing, tuple(item for item in items if item is not None)
 
 
-def oracle(rows: Sequence[Row], unit: str, last_day: int = LAST_DAY) -> dict[str, dict[int, list[Event]]]:
+def usable_rows(rows: Sequence[Row], last_day: int = LAST_DAY) -> list[Row]:
+    """Return the rows that may be events: kept, good, and at most of the last day."""
+    return [row for row in rows if row["is_kept"] == 1 and row["is_bad"] == 0 and day_of(row) <= last_day]
+
+
+def oracle(
+    rows: Sequence[Row], unit: str, last_day: int = LAST_DAY, histories: Sequence[History] = ()
+) -> dict[str, dict[int, list[Event]]]:
     """Return the histories by name and row: the last events with the key of the row, the oldest first.
 
     Args:
         rows: Rows of the log, in any order.
         unit: Unit of the times.
         last_day: Last day whose rows are events.
+        histories: Histories of the dataset, by default those of `TOML`.
     """
-    usable = [row for row in rows if row["is_kept"] == 1 and row["is_bad"] == 0 and day_of(row) <= last_day]
+    usable = usable_rows(rows, last_day)
     expected: dict[str, dict[int, list[Event]]] = {}
-    for history in histories(unit):
+    for history in histories or histories_of_toml(unit):
         events: dict[Any, list[tuple[int, tuple[Any, ...]]]] = {}
         for row in usable:
             if history.key(row) is not None and history.is_event(row):
@@ -251,6 +265,19 @@ def write(
     (root / "histories.toml").write_text(toml(unit) if text is None else text)
 
 
+def prepared(root: Path, rows: Sequence[Row], unit: str = "ms", *, files: int = 3, **options: Any) -> Path:
+    """Write a log and its configuration, prepare them with `Options(**options)`, and return the dataset directory."""
+    write(root, rows, unit, files=files)
+    settings = Options(**{"source": str(root / "raw"), "threads": 1} | options)
+    prepare(str(root / "histories.toml"), root / "out", settings)
+    return root / "out"
+
+
+def rows_of(folder: Path, *splits: str) -> pa.Table:
+    """Return the rows of some splits of a dataset, by default of all."""
+    return pa.concat_tables(read(folder, split) for split in splits or SPLITS)
+
+
 def stored(folder: Path, *, encoded: bool = False) -> dict[str, dict[int, list[Event]]]:
     """Return the histories of a dataset by name and row, as `oracle` does.
 
@@ -259,7 +286,7 @@ def stored(folder: Path, *, encoded: bool = False) -> dict[str, dict[int, list[E
         encoded: True for the ids of the items, which readers of the dataset use; False for their raw values, which the
             dataset keeps for later days.
     """
-    parts = pa.concat_tables(read(folder, split) for split in SPLITS)
+    parts = rows_of(folder)
     actual: dict[str, dict[int, list[Event]]] = {}
     for history in load_schema(folder).histories:
         files = folder / "histories" / history.name

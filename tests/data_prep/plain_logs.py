@@ -50,6 +50,15 @@ name = "like"
 kind = "binary"
 label = "is_like"
 """
+# A history for `TOML`.
+LIKED = """
+[[histories]]
+name = "liked"
+key = "user_id"
+items = ["video_id"]
+where = "is_like = 1"
+length = 3
+"""
 SIDE = """
 [sides.users]
 files = ["users.parquet"]

@@ -17,8 +17,7 @@ from ple_rec.config.problems import parse_document
 from ple_rec.config.schema import LOG_TIME
 from ple_rec.errors import PleRecError
 from tests.data_prep.feed_logs import read
-from tests.data_prep.history_logs import LIKED
-from tests.data_prep.plain_logs import DAY_1, DAY_MS, TOML, Logs, day_of, with_column
+from tests.data_prep.plain_logs import DAY_1, DAY_MS, LIKED, TOML, Logs, day_of, with_column
 from tests.data_prep.rate_logs import LIKE_RATE
 
 BAG = '\n[[sparse]]\nname = "bag"\nvalue = "split(video_id, \',\')"\nbag = true\n'

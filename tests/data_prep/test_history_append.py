@@ -99,7 +99,7 @@ def test_ten_appended_days_have_the_histories_of_one_preparation(tmp_path: Path,
         )
 
 
-@pytest.mark.parametrize("unit", ["s", "timestamp", "date"])
+@pytest.mark.parametrize("unit", ["timestamp", "date"])
 def test_appended_days_in_other_units(tmp_path: Path, unit: str) -> None:
     rows = random_rows(8, range(1, 8), rows=30)
     first, _ = prepared(tmp_path / "first", rows_of(rows, FIRST), unit=unit)

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.run import EngineName, Options, prepare
 from tests.data_prep.feed_logs import digests
 from tests.data_prep.oracle_logs import (
+    AUTHORS,
     LAST_DAY,
     Row,
     day_of,
     delay_seconds,
     encode,
-    histories,
+    histories_of_toml,
     oracle,
+    prepared,
     random_logs,
     random_rows,
+    rows_of,
     stored,
     time_of,
-    write,
+    usable_rows,
 )
 
 UNITS = ("s", "ms", "timestamp", "date")
-
-
-def prepared(root: Path, rows: list[Row], unit: str, *, engine: EngineName = "duckdb", **options: Any) -> Path:
-    """Write a log and its configuration, prepare them, and return the dataset directory."""
-    write(root, rows, unit, files=options.pop("files", 3))
-    settings = Options(str(root / "raw"), engine=engine, threads=options.pop("threads", 1))
-    prepare(str(root / "histories.toml"), root / "out", settings)
-    return root / "out"
+# Settings: a rate of videos, a history of events with such a rate, and videos whose ids are partly hashed.
+RATES = 'rates=[{name="shown", key=["video_id"], window="1d"}]'
+BY_RATES = "histories[0].where=by_video_id.shown_count > 3"
+HASHED = 'tables.video_id={capacity=4, overflow="hash", hash_rows=2}'
 
 
 def of_rows(expected: dict[str, dict[int, Any]], actual: dict[str, dict[int, Any]]) -> dict[str, dict[int, Any]]:
@@ -61,7 +61,7 @@ def test_the_logs_of_the_oracle_have_every_case(unit: str) -> None:
     rows = random_rows(0)
     expected = oracle(rows, unit)
     by_row = {row["row"]: row for row in rows}
-    for history in histories(unit):
+    for history in histories_of_toml(unit):
         lists = expected[history.name]
         assert {len(events) for events in lists.values()} >= {0, history.length}
         assert any(history.key(row) is None for row in rows)
@@ -70,12 +70,12 @@ def test_the_logs_of_the_oracle_have_every_case(unit: str) -> None:
         assert len(times) > len(set(times))
         same = [(time_of(row, unit), history.key(row)) for row in rows if history.key(row) is not None]
         assert len(same) > len(set(same))
-    hidden = 0
+    hidden, seen = 0, histories_of_toml(unit)[1]
     for number, events in expected["seen"].items():
         now = time_of(by_row[number], unit)
         hidden += sum(
             now - delay_seconds(unit) * 1000 <= time_of(row, unit) < now
-            and row["video_id"] == by_row[number]["video_id"] is not None
+            and seen.key(row) == seen.key(by_row[number]) is not None
             for row in rows
         )
         assert all(age > delay_seconds(unit) for age, *_ in events) or unit in ("ms", "date")
@@ -83,7 +83,7 @@ def test_the_logs_of_the_oracle_have_every_case(unit: str) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, suppress_health_check=list(HealthCheck))
 def test_rows_from_a_time_on_change_no_history_until_it(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
@@ -134,19 +134,54 @@ def test_threads_and_the_order_of_files_change_no_history(tmp_path: Path) -> Non
 
 
 @pytest.mark.spark
-@pytest.mark.parametrize("unit", ["ms", "date"])
-def test_both_engines_write_the_same_bytes(tmp_path: Path, unit: str) -> None:
-    engines: tuple[EngineName, ...] = ("duckdb", "spark")
-    folders = [prepared(tmp_path / name, random_rows(3), unit, engine=name) for name in engines]
+@pytest.mark.parametrize(
+    ("unit", "overrides"),
+    [
+        ("ms", (HASHED,)),
+        pytest.param("ms", (RATES, BY_RATES), marks=pytest.mark.slow),
+        pytest.param("date", (), marks=pytest.mark.slow),
+    ],
+)
+def test_both_engines_write_the_same_bytes(tmp_path: Path, unit: str, overrides: tuple[str, ...]) -> None:
+    folders = [
+        prepared(tmp_path / engine, random_rows(3), unit, engine=engine, overrides=overrides)
+        for engine in ("duckdb", "spark")
+    ]
     assert digests(folders[0]) == digests(folders[1])
     assert "histories/liked/video_id.npy" in digests(folders[0])
     assert "histories/seen.parquet" in digests(folders[0])
+
+
+def test_conditions_may_read_rates(tmp_path: Path) -> None:
+    rows = random_rows(5, rows=30)
+    folder = prepared(tmp_path, rows, overrides=(RATES, BY_RATES))
+    usable = usable_rows(rows)
+
+    def is_event(row: Row) -> bool:
+        """Return whether the video of a row was shown more than three times on the day before."""
+        return sum(each["video_id"] == row["video_id"] and day_of(each) == day_of(row) - 1 for each in usable) > 3
+
+    liked, seen = histories_of_toml("ms")
+    actual = stored(folder)
+    assert actual == of_rows(oracle(rows, "ms", histories=(replace(liked, is_event=is_event), seen)), actual)
+    assert 0 < sum(map(is_event, usable)) < len(usable)
+
+
+def test_events_have_the_hashed_ids_of_rows(tmp_path: Path) -> None:
+    rows = random_rows(6, rows=30)
+    folder = prepared(tmp_path, rows, overrides=(HASHED,))
+    columns = rows_of(folder).select(["row", "video_id"]).to_pydict()
+    videos = {row["row"]: row["video_id"] for row in rows}
+    ids = {videos[row]: number for row, number in zip(columns["row"], columns["video_id"], strict=True)}
+    raw = pq.read_table(folder / "histories" / "liked.parquet")["item_video_id"].to_pylist()
+    assert np.load(folder / "histories" / "liked" / "video_id.npy").tolist() == [ids[value] for value in raw]
+    vocabulary = pq.read_table(folder / "vocab" / "video_id.parquet")["row"].to_pylist()
+    assert set(ids.values()) - {0, *vocabulary}
 
 
 def test_rows_after_the_last_day_of_the_split_are_no_events(tmp_path: Path) -> None:
     rows = random_rows(4)
     folder = prepared(tmp_path, rows, "s")
     assert any(day_of(row) > LAST_DAY for row in rows)
-    usable = [row for row in rows if day_of(row) <= LAST_DAY and row["is_kept"] == 1 and row["is_bad"] == 0]
     events = pq.read_table(folder / "histories" / "seen.parquet")
-    assert len(events) == sum(row["video_id"] is not None for row in usable)
+    assert len(events) == sum(row["video_id"] in AUTHORS for row in usable_rows(rows))

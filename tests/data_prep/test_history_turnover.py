@@ -40,7 +40,7 @@ def watched(chain: Chain, row: dict[str, Any], last_day: int) -> list[list[Any]]
     return [[each[item] for item in ITEMS] for each in sorted(events, key=lambda each: each["time_s"])[-6:]]
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_events_have_the_rows_of_their_values_or_none(tmp_path: Path, seed: int) -> None:
     chain = Chain(tmp_path, seed, GROUP + TOML + HISTORIES)
     names = ["first", *(f"day-{day}" for day in DAYS)]

@@ -39,7 +39,8 @@ CONFLICT_BATCHES = 10
 class Cost:
     """Cost of experts, gates and towers.
 
-    Embedding tables, their look-ups and projections of vectors, which are equal for all variants, are left out.
+    Embedding tables, their look-ups, projections of vectors and attention over histories are left out: they do not
+    depend on the widths of the experts.
 
     Args:
         flops_per_sample: Forward FLOPs of the matrix products of one sample, two per multiply-add.

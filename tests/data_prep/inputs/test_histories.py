@@ -101,7 +101,7 @@ def test_a_log_of_the_next_day_has_the_histories_of_an_appended_day(
     assert any(before["liked"][row["row"]] != actual["liked"][row["row"]] for row in rows)
 
 
-@pytest.mark.parametrize("unit", ["s", "timestamp", "date"])
+@pytest.mark.parametrize("unit", ["s", "date"])
 def test_a_log_of_several_days_in_other_units(tmp_path: Path, unit: str) -> None:
     dataset = prepared(tmp_path / "first", rows_of(range(1, 5)), unit=unit)
     rows = rows_of([4, 5, 6])
