@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations.faults import FAULTS, Fault
+from tests.mutations.fault import Fault
+from tests.mutations.faults import FAULTS
 from tests.mutations.run import run
 
 TESTS = """
@@ -29,7 +30,7 @@ def test_every_fault_can_still_be_made(fault: Fault, repository: Path) -> None:
     count = fault.count(repository)
     assert count == 1, (
         f"{fault.name!r}: its text stands {count} times in {fault.file}, and must stand once; write the fault anew in "
-        f"tests/mutations/faults.py for what the code has become, and try it: "
+        f"tests/mutations/faults for what the code has become, and try it: "
         f"python -m tests.mutations.run {fault.name!r}"
     )
     source = (repository / fault.file).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Put each fault of `faults.py` into a copy of the tree, and tell which test catches it.
+"""Put each fault of `faults` into a copy of the tree, and tell which test catches it.
 
     python -m tests.mutations.run [PART_OF_A_NAME ...] [--jobs N]
 
@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from tests.mutations.faults import FAULTS, Fault
+from tests.mutations.fault import Fault
+from tests.mutations.faults import FAULTS
 
 T = TypeVar("T")
 
