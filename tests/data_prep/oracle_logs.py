@@ -268,8 +268,8 @@ def write(
 def prepared(root: Path, rows: Sequence[Row], unit: str = "ms", *, files: int = 3, **options: Any) -> Path:
     """Write a log and its configuration, prepare them with `Options(**options)`, and return the dataset directory."""
     write(root, rows, unit, files=files)
-    settings = Options(**{"source": str(root / "raw"), "threads": 1} | options)
-    prepare(str(root / "histories.toml"), root / "out", settings)
+    options = {"threads": 1} | options
+    prepare(str(root / "histories.toml"), root / "out", Options(str(root / "raw"), **options))
     return root / "out"
 
 
