@@ -54,7 +54,7 @@ test-mutations: setup ## faults, each put into a copy of the code: which test ca
 gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md
 	@python -W ignore -m benchmarks.gpu
 
-bench-%: setup ## measure train, dense, tables, loader, prep, rates, checkpoint, serve, requests, daily, delta, delta_requests, histories, history_prep or history_train; BENCH=... are its options
+bench-%: setup ## measure train, dense, tables, loader, prep, rates, checkpoint, serve, requests, daily, delta, delta_requests, histories, history_prep, history_train or history_loader; BENCH=... are its options
 	@python -W ignore -m benchmarks.$* $(BENCH)
 
 results: setup ## render docs/results into README.md, docs/*.md and their figures

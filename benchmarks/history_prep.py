@@ -1,6 +1,6 @@
 """Rate of `ple-rec prep` with a history, beside `prep` without it and a bare DuckDB query, and bytes of a history.
 
-    python -m benchmarks.history_prep [--rows N] [--rows-per-user N] [--memory BYTES]
+    python -m benchmarks.history_prep [--rows N] [--rows-per-user N] [--memory BYTES] [--no-bare]
 
 The log has 50 rows a user. The history has the last 50 clicks of the user before the row, each with its video, author,
 tab and age. The bare query computes the same lists and ages, and writes them into the rows and nothing else. Wall time
@@ -73,14 +73,15 @@ def _bytes_of(files: Iterator[Path]) -> int:
 
 
 def _size_lines(folder: Path, rows: int) -> list[str]:
-    """Return bytes a row of the history in a dataset, and of the lists that the bare query wrote."""
+    """Return bytes a row of the history in a dataset, and of the lists that the bare query wrote, if it ran."""
     parts = {name: _bytes_of((folder / name).glob("*/part-*.parquet")) for name in ("with", "without")}
     sizes = {
         "offsets and times in parts": parts["with"] - parts["without"],
         "events that training reads (.npy)": _bytes_of((folder / "with" / HISTORIES_DIR).rglob("*.npy")),
         "events in their raw form (.parquet)": _bytes_of((folder / "with" / HISTORIES_DIR).rglob("*.parquet")),
-        "lists of the bare query, with ages": (folder / "bare" / "out.parquet").stat().st_size,
     }
+    if (lists := folder / "bare" / "out.parquet").exists():
+        sizes["lists of the bare query, with ages"] = lists.stat().st_size
     return [f"{title}: {size / rows:.1f} bytes a row" for title, size in sizes.items()]
 
 
@@ -88,6 +89,9 @@ def main() -> None:
     """Measure and print."""
     arguments = prep_parser(__doc__)
     arguments.add_argument("--rows-per-user", type=int, default=50, metavar="N", help="rows of a user; default 50")
+    arguments.add_argument(
+        "--no-bare", action="store_true", help="leave out the bare query, which needs more memory than prep"
+    )
     args = arguments.parse_args()
     with scratch_folder() as name:
         folder = Path(name)
@@ -103,8 +107,9 @@ def main() -> None:
         cases = [
             BenchmarkCase("prep with a history", partial(pipeline, folder, "with.toml", args)),
             BenchmarkCase("prep without it", partial(pipeline, folder, "without.toml", args), is_baseline=True),
-            BenchmarkCase("bare query of the lists", partial(bare_queries, folder, queries, args)),
         ]
+        if not args.no_bare:
+            cases.append(BenchmarkCase("bare query of the lists", partial(bare_queries, folder, queries, args)))
         report(args, "rows", cases, race(cases, args.repeats))
         sys.stdout.write("\n".join(["", *_size_lines(folder, args.rows)]) + "\n")
 

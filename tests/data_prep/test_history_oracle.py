@@ -152,9 +152,9 @@ def test_both_engines_write_the_same_bytes(tmp_path: Path, unit: str, overrides:
     assert "histories/seen.parquet" in digests(folders[0])
 
 
-def test_conditions_may_read_rates(tmp_path: Path) -> None:
+def test_long_histories_and_conditions_on_rates(tmp_path: Path) -> None:
     rows = random_rows(5, rows=30)
-    folder = prepared(tmp_path, rows, overrides=(RATES, BY_RATES))
+    folder = prepared(tmp_path, rows, overrides=(RATES, BY_RATES, "histories[1].length=50"))
     usable = usable_rows(rows)
 
     def is_event(row: Row) -> bool:
@@ -163,7 +163,9 @@ def test_conditions_may_read_rates(tmp_path: Path) -> None:
 
     liked, seen = histories_of_toml("ms")
     actual = stored(folder)
-    assert actual == of_rows(oracle(rows, "ms", histories=(replace(liked, is_event=is_event), seen)), actual)
+    settings = (replace(liked, is_event=is_event), replace(seen, length=50))
+    assert actual == of_rows(oracle(rows, "ms", histories=settings), actual)
+    assert max(map(len, actual["seen"].values())) > 20
     assert 0 < sum(map(is_event, usable)) < len(usable)
 
 

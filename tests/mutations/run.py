@@ -1,4 +1,4 @@
-"""Put each fault of `faults` into a copy of the tree, and tell which test catches it.
+"""Put each fault of the folder `faults` into a copy of the tree, and tell which test catches it.
 
     python -m tests.mutations.run [PART_OF_A_NAME ...] [--jobs N]
 
