@@ -191,7 +191,7 @@ class TrainRun:
 def is_running(process: int) -> bool:
     """Return whether the process with this id exists and is neither stopped nor a zombie."""
     try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
     except OSError:
         return False
     return state not in "TtZ"

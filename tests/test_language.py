@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.project_files import project_files
+
 FOLDERS = ("ple_rec", "data_prep", "launch", "benchmarks")
 NO_NOUN = re.compile(
     "(of|in|as|which|whether|from|by|for|with|to|where|when|what|who|whose|on|at|that|than|into|onto|under|over|behind|"
@@ -55,7 +57,7 @@ def defined_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 @pytest.fixture(scope="module")
 def trees(repository: Path) -> dict[str, ast.Module]:
-    files = sorted(file for folder in FOLDERS for file in (repository / folder).rglob("*.py"))
+    files = project_files(FOLDERS, ".py")
     return {str(file.relative_to(repository)): ast.parse(file.read_text(encoding="utf-8")) for file in files}
 
 

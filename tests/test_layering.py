@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.structure import imported_modules as imports_of
 from benchmarks.structure import module_files, modules_in_cycles
+from tests.project_files import project_files
 
 ANY = ("*",)  # third parties without restriction
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -82,7 +83,7 @@ def violations(module: str, source: str, place: str) -> list[str]:
 
 
 def test_every_file_keeps_to_its_layer(repository: Path) -> None:
-    files = [file for folder in FOLDERS for file in sorted((repository / folder).rglob("*.py"))]
+    files = project_files(FOLDERS, ".py")
     assert len(files) > 20
     broken = []
     for file in files:
@@ -110,7 +111,7 @@ def test_rooms_of_data_prep_import_those_below_them(repository: Path) -> None:
     beside = SHARED.union(*ROOMS.values()).difference(ROOMS)
     assert [name for name in beside if not (folder / f"{name}.py").exists()] == []
     found = []
-    for file in folder.rglob("*.py"):
+    for file in project_files(["data_prep"], ".py"):
         module = ".".join(file.relative_to(repository).with_suffix("").parts).removesuffix(".__init__")
         found += strays(module, file.read_text(encoding="utf-8"))
     assert found == []
@@ -145,13 +146,12 @@ def test_pages_name_files_and_folders_that_there_are(repository: Path) -> None:
     assert [name for name in sorted(named) if not (repository / name).exists()] == []
 
 
-def test_lists_of_files_in_docstrings_name_files_beside_them(repository: Path) -> None:
+def test_lists_of_files_in_docstrings_name_files_beside_them() -> None:
     listed = 0
-    for folder in FOLDERS:
-        for file in (repository / folder).rglob("*.py"):
-            for name in re.findall(r"^ *([a-z_]+\.py)  ", _docstring(file), re.M):
-                listed += 1
-                assert (file.parent / name).exists(), f"{file}: {name}"
+    for file in project_files(FOLDERS, ".py"):
+        for name in re.findall(r"^ *([a-z_]+\.py)  ", _docstring(file), re.M):
+            listed += 1
+            assert (file.parent / name).exists(), f"{file}: {name}"
     assert listed > 60
 
 
@@ -222,7 +222,7 @@ def test_the_checker_permits(module: str, source: str) -> None:
 def test_only_the_model_knows_what_makes_a_cpu_fast(repository: Path) -> None:
     """But for the probe of matrix products, which `doctor` and training ask."""
     known = set[str]()
-    for file in (repository / "ple_rec").rglob("*.py"):
+    for file in project_files(["ple_rec"], ".py"):
         names = [
             name for _, name in imports(file.read_text(encoding="utf-8")) if name.startswith("ple_rec.models.cpu.")
         ]

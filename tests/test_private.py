@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.project_files import project_files
 from tests.test_layering import FOLDERS
 
 NAMED_TUPLE = {"_asdict", "_fields", "_make", "_replace"}  # public, whatever they look like
@@ -107,7 +108,7 @@ def table(text: str) -> list[Use]:
 
 
 def test_the_table_lists_every_private_name_and_no_other(repository: Path) -> None:
-    files = [file for folder in FOLDERS for file in sorted((repository / folder).rglob("*.py"))]
+    files = project_files(FOLDERS, ".py")
     assert len(files) > 20
     used = {(str(file.relative_to(repository)), name) for file in files for name in uses(file.read_text("utf-8"))}
     listed = table((repository / "docs" / "private.md").read_text("utf-8"))

@@ -70,4 +70,8 @@ def _driver_lines() -> list[str]:
     if shutil.which("nvidia-smi"):
         done = subprocess.run(_NVIDIA_SMI, capture_output=True, text=True, timeout=20, check=False)
         return (done.stdout or done.stderr).splitlines()
-    return _DRIVER_VERSION.read_text().splitlines()[:1] if _DRIVER_VERSION.exists() else ["no driver of NVIDIA"]
+    return (
+        _DRIVER_VERSION.read_text(encoding="utf-8").splitlines()[:1]
+        if _DRIVER_VERSION.exists()
+        else ["no driver of NVIDIA"]
+    )

@@ -185,7 +185,7 @@ def _read_note(out: Remote) -> dict[str, str] | None:
     """Return the content of `_UPLOAD`; None if there is no such file, and so no unfinished upload."""
     file = out / UPLOAD_FILE
     try:
-        note = json.loads(file.read_text())
+        note = json.loads(file.read_text(encoding="utf-8"))
         return {key: str(note[key]) for key in ("recipe", "success", "host", "since")}
     except FileNotFoundError:
         return None

@@ -121,7 +121,7 @@ def inspect_run(run_dir: Path, config: RunConfig, dataset: str, files: Sequence[
         return SeriesRun(run_dir, "finished", dict(metrics))
     failure = run_dir.with_name(run_dir.name + FAILED)
     if failure.is_file():
-        return SeriesRun(run_dir, "failed", reason=failure.read_text().strip())
+        return SeriesRun(run_dir, "failed", reason=failure.read_text(encoding="utf-8").strip())
     return SeriesRun(run_dir, "unfinished" if exists else "absent")
 
 

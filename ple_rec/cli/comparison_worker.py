@@ -76,7 +76,7 @@ def _answer(request: dict[str, str], train: Callable[[RunConfig, Path], object])
 def _reset_peak_memory() -> None:
     """Reset the peak of resident memory, so that each run measures its own. Only Linux can do that."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return
 

@@ -173,7 +173,7 @@ def reason_not_shared(path: Location, mounts: Iterable[str] | None = None) -> st
     if not isinstance(path, Path):
         return None
     if mounts is None:
-        mounts = MOUNTS.read_text().splitlines() if MOUNTS.is_file() else []
+        mounts = MOUNTS.read_text(encoding="utf-8").splitlines() if MOUNTS.is_file() else []
     resolved = path.absolute().resolve()
     types_by_mount = {Path(_unescape(point)): type_ for _, point, type_, *_ in (line.split(" ") for line in mounts)}
     point = max(

@@ -70,7 +70,7 @@ def restore_run_files(checkpoint: Location, run: RunDirectory) -> None:
     with explain_errors(checkpoint):
         # A folder with a configuration counts as a run directory, so the configuration is written last.
         names = [INIT] * (checkpoint / INIT).is_file() + [PLAN, CONFIG]
-        texts = {name: (checkpoint / name).read_text() for name in names}
+        texts = {name: (checkpoint / name).read_text(encoding="utf-8") for name in names}
     for name, text in texts.items():
         run.write_text(name, text)
 
@@ -170,7 +170,7 @@ def read_owner(place: Location) -> str | None:
         file = place / OWNER_FILE
         if not file.is_file():
             return None
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     try:
         return str(json.loads(text)["run"])
     except (ValueError, LookupError, TypeError):

@@ -203,7 +203,7 @@ def _working_folder(where: Remote) -> Iterator[Path]:
     with ExitStack() as stack:
         with explain_errors(parent, "written", f"files for {where} are written there before they are uploaded"):
             parent.mkdir(parents=True, exist_ok=True)
-            with (parent / LOCK).open("w") as lock:
+            with (parent / LOCK).open("w", encoding="utf-8") as lock:
                 take_lock(lock, wait=math.inf)
                 for other in parent.glob("*/"):
                     if (abandoned := open_locked(other / LOCK)) is not None:

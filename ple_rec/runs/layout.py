@@ -157,7 +157,7 @@ def hold_lock(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         # The content of the lock file is overwritten, so the file must not be a link to another one.
-        lock = os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+        lock = os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+", encoding="utf-8")
     except OSError as error:
         raise UserError(
             str(path),

@@ -88,7 +88,7 @@ def check_checkpoint_config(config: RunConfig, run_dir: Location, path: Location
         return
     with explain_errors(path):
         check_content(path, CONFIG, manifest.files[CONFIG])
-        text = (path / CONFIG).read_text()
+        text = (path / CONFIG).read_text(encoding="utf-8")
     try:
         before = RunConfig.model_validate_json(json.dumps(tomllib.loads(text)))
     except (ValueError, TypeError, RecursionError):

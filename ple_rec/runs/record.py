@@ -80,7 +80,7 @@ class RunRecord:
         if (known := _as_integer(self.metrics.get("best_step"))) is not None:
             return known
         try:
-            name = (configured_checkpoint_place(self.path) / "best").read_text()
+            name = (configured_checkpoint_place(self.path) / "best").read_text(encoding="utf-8")
         except (OSError, ValueError, PleRecError):
             return None
         step = _BEST.fullmatch(name.strip())

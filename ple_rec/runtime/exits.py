@@ -138,7 +138,7 @@ def open_output() -> None:
         stream = getattr(sys, name)
         # The parent process may have closed the stream.
         if stream is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -212,8 +212,9 @@ def _write_error(error: PleRecError, rank: str | None) -> bool:
     if folder is None:
         return False
     draft = Path(folder) / f"rank-{rank or 0}.draft"
+    content = json.dumps([error.exit_code, error.place, error.value, error.rule, error.fix])
     try:
-        draft.write_text(json.dumps([error.exit_code, error.place, error.value, error.rule, error.fix]))
+        draft.write_text(content, encoding="utf-8")
         draft.replace(draft.with_suffix(".json"))
     # The folder is gone, and with it the process that would read the error.
     except OSError:

@@ -67,7 +67,7 @@ def local_copy(file: Location, digest: str | None = None) -> Path:
         if _is_valid_copy(copy, digest):
             return copy
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with (copy.parent / "lock").open("w") as lock:
+        with (copy.parent / "lock").open("w", encoding="utf-8") as lock:
             take_lock(lock, wait=math.inf)
             if not _is_valid_copy(copy, digest):  # Another process may have fetched it while this one waited.
                 download(file, copy, digest)

@@ -60,7 +60,7 @@ def open_locked(path: Path) -> TextIO | None:
         OSError: The file cannot be created.
     """
     while True:
-        file = path.open("a+")
+        file = path.open("a+", encoding="utf-8")
         try:
             locked = take_lock(file)
             if locked and _is_file_at(file, path):

@@ -306,7 +306,7 @@ class TrainingProgress:
         write_text(self.log, "".join(f"{line}\n" for line in lines))
         self.loggers.begin(step, [json.loads(line) for line in lines])
         with explain_write_errors(self.log):
-            return self.log.open("a")
+            return self.log.open("a", encoding="utf-8")
 
     def _append(self, text: str) -> None:
         assert self.file is not None
@@ -332,7 +332,7 @@ def _lines_up_to(log: Path, step: int, keep_evaluation: bool) -> list[str]:
         keep_evaluation: True to include the evaluation at `step`.
     """
     lines = []
-    for line in log.read_text().splitlines() if log.exists() else []:
+    for line in log.read_text(encoding="utf-8").splitlines() if log.exists() else []:
         try:
             record = json.loads(line)
             if record["step"] < step or (record["step"] == step and (keep_evaluation or record["split"] != "valid")):

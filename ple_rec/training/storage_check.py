@@ -95,7 +95,7 @@ def _has_token(probe: Path, token: str) -> bool:
     with suppress(OSError):
         # Listing the directory makes a network file system ask for new files.
         list(probe.parent.iterdir())
-        return probe.read_text() == token
+        return probe.read_text(encoding="utf-8") == token
     return False
 
 

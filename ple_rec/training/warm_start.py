@@ -168,7 +168,7 @@ def read_warm_start(run_dir: Location) -> WarmStart | None:
     if not file.is_file():
         return None
     try:
-        return TypeAdapter(WarmStart).validate_json(file.read_text(), strict=True)
+        return TypeAdapter(WarmStart).validate_json(file.read_text(encoding="utf-8"), strict=True)
     except (OSError, ValueError) as error:
         raise DataError(
             str(file),

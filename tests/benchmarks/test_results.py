@@ -16,6 +16,7 @@ from benchmarks.results import FOLDER, Measurement, Results, markdown_table, new
 from ple_rec.cli.app import parse
 from ple_rec.config.choices import COMPARISON_CONFIGS, recipe_names
 from tests.conftest import REPOSITORY
+from tests.project_files import project_files
 
 RESULTS = Results(REPOSITORY)
 ENTRY = {"command": "make bench-dense", "commit": "0123abc", "date": "2026-12-01", "machine": "two cores"}
@@ -74,7 +75,7 @@ def test_a_command_still_exists(command: str) -> None:
         subject = target.removeprefix("bench-")
         makefile = (REPOSITORY / "Makefile").read_text()
         assert f"\n{target}:" in makefile or (REPOSITORY / "benchmarks" / f"{subject}.py").is_file()
-        code = "".join(file.read_text() for file in sorted((REPOSITORY / "benchmarks").rglob("*.py")))
+        code = "".join(file.read_text("utf-8") for file in project_files(["benchmarks"], ".py"))
         for variable in variables:
             assert all(word in code for word in variable.partition("=")[2].split() if word.startswith("--"))
 

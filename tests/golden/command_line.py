@@ -9,7 +9,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.golden.doors import REPOSITORY, ple_rec, ple_rec_apart, ple_rec_with_signal, succeed
+from tests.golden.doors import ple_rec, ple_rec_apart, ple_rec_with_signal, succeed
+from tests.project_files import project_files
 
 VERBS = (
     *("doctor", "prep", "verify", "plan", "train", "evaluate", "runs", "diff", "report", "analyze", "repeat"),
@@ -80,8 +81,7 @@ def words() -> set[str]:
 
 def _sources() -> list[str]:
     """Return the text of every module of the program, but for its benchmarks."""
-    files = (file for folder in _PRODUCT for file in sorted((REPOSITORY / folder).rglob("*.py")))
-    return [file.read_text() for file in files if "bench" not in file.parts]
+    return [file.read_text("utf-8") for file in project_files(_PRODUCT, ".py") if "bench" not in file.parts]
 
 
 def _name_read(node: ast.AST) -> ast.expr | None:

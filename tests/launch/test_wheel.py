@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec import __version__
+from tests.project_files import project_files
 from tests.tiny import CONFIG, write_tiny
 
 PACKAGES = ("ple_rec", "data_prep", "launch")
@@ -61,11 +62,10 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     folder = tmp_path_factory.mktemp("wheel")
-    for package in PACKAGES:  # a copy: the build writes beside what it reads
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(repository / package, folder / "tree" / package, ignore=ignored)
-    for name in BUILD:
-        shutil.copy(repository / name, folder / "tree")
+    for file in project_files([*PACKAGES, *BUILD]):  # a copy: the build writes beside what it reads
+        copy = folder / "tree" / file.relative_to(repository)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
     build = ["wheel", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(folder), str(folder / "tree")]
     subprocess.run([*pip, *build], check=True)
@@ -81,8 +81,7 @@ def installed(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Ins
 def test_it_holds_every_file_of_the_packages(installed: Installed, repository: Path) -> None:
     with zipfile.ZipFile(installed.wheel) as wheel:
         there = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    files = (path for package in PACKAGES for path in (repository / package).rglob("*") if path.is_file())
-    assert there == {str(path.relative_to(repository)) for path in files if "__pycache__" not in path.parts}
+    assert there == {str(path.relative_to(repository)) for path in project_files(PACKAGES)}
 
 
 def test_it_works_without_the_tree(installed: Installed, tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
     python -m tests.mutations.run [PART_OF_A_NAME ...] [--jobs N]
 
 The copy holds what git tracks and what it does not ignore. The tests of a fault run first without it. Exit code 1: a
-fault survived, has moved, or could not be tried.
+fault survived, has moved, is invalid, or could not be tried. A fault is invalid if the code with it uses a name that
+nothing defines, cannot be imported, or keeps pytest from collecting the tests: any test would notice that.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
+
 from tests.mutations.fault import Fault
 from tests.mutations.faults import FAULTS
+from tests.project_files import project_files
 
 T = TypeVar("T")
 
@@ -42,11 +46,13 @@ class Outcome:
         passed: Flag that all tests passed.
         first: First test that failed, or what else went wrong.
         seconds: Duration.
+        ran: False if pytest ended before it ran a test, as when a test file cannot be imported.
     """
 
     passed: bool
     first: str
     seconds: float
+    ran: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,12 +99,10 @@ class Copies:
 
 def copy_tree(root: Path, copy: Path) -> None:
     """Copy the files that git tracks, and those that it neither tracks nor ignores."""
-    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=root, check=True, capture_output=True, text=True).stdout.split("\0")
-    for name in sorted(set(filter(None, names))):
-        if (root / name).is_file():  # not one that is removed and not committed
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(root / name, copy / name)
+    for file in project_files((), root=root):
+        copied = copy / file.relative_to(root)
+        copied.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, copied)
 
 
 def check_imports(copy: Path) -> None:
@@ -141,7 +145,8 @@ def run_tests(copy: Path, tests: Sequence[str]) -> Outcome:
     if process.returncode == 0:
         return Outcome(True, "", seconds)
     found = _FAILED.search(output)
-    return Outcome(False, found[1] if found else f"pytest ended with {process.returncode}", seconds)
+    first = found[1] if found else f"pytest ended with {process.returncode}"
+    return Outcome(False, first, seconds, ran=process.returncode == pytest.ExitCode.TESTS_FAILED)
 
 
 def try_fault(copy: Path, fault: Fault) -> Fate:
@@ -152,11 +157,30 @@ def try_fault(copy: Path, fault: Fault) -> Fate:
     source = file.read_text(encoding="utf-8")
     file.write_text(fault.changed(source), encoding="utf-8")
     try:
+        if problem := undefined_names([file]) or import_problem(copy, fault.file):
+            return Fate(fault, False, f"INVALID: {problem}")
         outcome = run_tests(copy, fault.tests)
     finally:
         file.write_text(source, encoding="utf-8")
+    if not (outcome.passed or outcome.ran):
+        return Fate(fault, False, f"INVALID: {outcome.first}", outcome.seconds)
     text = "SURVIVED" if outcome.passed else outcome.first
     return Fate(fault, not outcome.passed, text, outcome.seconds)
+
+
+def undefined_names(files: Sequence[Path]) -> str:
+    """Return the lines in which ruff reports names that nothing defines in these files; empty without any."""
+    rules = ["--isolated", "--no-cache", "--quiet", "--select", "F821,F823", "--output-format", "concise"]
+    ruff = [sys.executable, "-m", "ruff", "check", *rules, *map(str, files)]
+    return subprocess.run(ruff, check=False, capture_output=True, text=True).stdout.strip()
+
+
+def import_problem(copy: Path, file: str) -> str:
+    """Return the last line of what Python says when it cannot import a module of a copy; empty if it can."""
+    module = ".".join(Path(file).with_suffix("").parts).removesuffix(".__init__")
+    command = [sys.executable, "-P", "-c", f"import {module}"]
+    run = subprocess.run(command, cwd="/", env=_environment(copy), check=False, capture_output=True, text=True)
+    return "" if run.returncode == 0 else (run.stderr.strip().splitlines() or ["import failed"])[-1]
 
 
 def run(root: Path, faults: Sequence[Fault], jobs: int, say: Callable[[str], object]) -> list[Fate]:

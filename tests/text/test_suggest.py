@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ple_rec.text.suggest import did_you_mean, nearest_name
+from tests.project_files import project_files
 
 KNOWN = ("click", "like", "watch_time")
 
@@ -29,8 +30,7 @@ def test_a_name_from_data_cannot_steer_a_terminal() -> None:
 def test_difflib_is_imported_by_the_helper_alone(repository: Path) -> None:
     users = {
         file.relative_to(repository).as_posix()
-        for folder in ("ple_rec", "data_prep")
-        for file in (repository / folder).rglob("*.py")
+        for file in project_files(["ple_rec", "data_prep"], ".py")
         if "difflib" in file.read_text(encoding="utf-8")
     }
     assert users == {"ple_rec/text/suggest.py"}

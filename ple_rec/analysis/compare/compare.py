@@ -142,7 +142,7 @@ def run_comparison(
 @contextmanager
 def _hold_lock(root: Path) -> Iterator[None]:
     """Hold a lock inside the block, so that no other host writes the files of the whole comparison meanwhile."""
-    with explain_write_errors(root), (root / LOCK).open("w") as lock:
+    with explain_write_errors(root), (root / LOCK).open("w", encoding="utf-8") as lock:
         take_lock(lock, wait=math.inf)
         yield
 

@@ -140,7 +140,7 @@ def write_first_rows(dataset: DatasetDirectory, out: Path, rows: dict[Split, int
         size = max(1, -(-len(first_rows) // 16))
         pq.write_table(first_rows, (out / split / "part-00000.parquet").absolute(), row_group_size=size)
         splits[split] = SplitInfo(rows=len(first_rows), row_groups=-(-len(first_rows) // size))
-    (out / SCHEMA_FILE).write_text(dump_toml(dataset.schema.model_copy(update={"splits": splits})))
+    (out / SCHEMA_FILE).write_text(dump_toml(dataset.schema.model_copy(update={"splits": splits})), encoding="utf-8")
     names = [STATS_FILE]
     events = [f"{HISTORIES_DIR}/{history.name}" for history in dataset.schema.histories]
     for folder in (VOCAB_DIR, VECTORS_DIR, *events):

@@ -96,12 +96,12 @@ def _wait(folder: Path, others: list[int], shares: int, patience: float) -> None
 
 def _write(folder: Path, index: int, shares: int, text: str) -> None:
     draft = folder / f".{index}-of-{shares}"
-    draft.write_text(text)
+    draft.write_text(text, encoding="utf-8")
     draft.replace(folder / f"{index}-of-{shares}")
 
 
 def _read(folder: Path, index: int, shares: int) -> str | None:
     try:
-        return (folder / f"{index}-of-{shares}").read_text()
+        return (folder / f"{index}-of-{shares}").read_text(encoding="utf-8")
     except OSError:
         return None

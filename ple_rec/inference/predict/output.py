@@ -86,7 +86,7 @@ def read_record(file: Location) -> dict[str, Any] | None:
         StoreError: The file is in a store that cannot be read.
     """
     try:
-        note = json.loads(file.read_text())
+        note = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return note if isinstance(note, dict) and "format" in note else None

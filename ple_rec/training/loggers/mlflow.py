@@ -232,7 +232,7 @@ def _resumed_run(client: Any, server: MlflowConfig, run_dir: Location) -> Any:
     from mlflow.exceptions import MlflowException
 
     try:
-        saved = json.loads((run_dir / MLFLOW).read_text())
+        saved = json.loads((run_dir / MLFLOW).read_text(encoding="utf-8"))
         if {key: saved[key] for key in ("tracking_uri", "experiment")} != server.model_dump():
             return None
         run = client.get_run(saved["run_id"])

@@ -51,7 +51,7 @@ FAULTS = (
         "a gate of a higher level of PLE reads x instead of its own stream",
         "ple_rec/models/variants.py",
         "selector_O=tuple(streams[o] for o in outputs),",
-        "selector_O=(X,) * len(outputs),",
+        "selector_O=(SELECT_BY_X,) * len(outputs),",
         _MODELS,
     ),
     Fault(

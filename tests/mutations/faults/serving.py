@@ -52,7 +52,7 @@ FAULTS = (
         "the predictions of ranked items stay in the order of the request",
         "ple_rec/inference/ranker.py",
         '"predictions": (names, scores_NK[chosen])',
-        '"predictions": (names, scores_BK[: len(chosen)])',
+        '"predictions": (names, scores_NK[: len(chosen)])',
         _RANKER,
     ),
     Fault(

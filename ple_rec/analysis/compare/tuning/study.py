@@ -63,7 +63,7 @@ def read_values(folder: Path, space: Space) -> list[dict[str, Any]]:
     """
     file = folder / FILE
     try:
-        record: Mapping[str, Any] = as_mapping(json.loads(file.read_text()))
+        record: Mapping[str, Any] = as_mapping(json.loads(file.read_text(encoding="utf-8")))
         trials = record.get("trials")
         if record.get("format") != _FORMAT or not isinstance(trials, list):
             return []
@@ -261,7 +261,7 @@ class Study:
     def failure_reason(self, number: int) -> str:
         """Return the reason why a trial failed; empty if it did not."""
         file = self.trial_run(number).sibling_file(FAILED)
-        return file.read_text().strip() if file.is_file() else ""
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
     def _propose(self, first: int, count: int) -> list[dict[str, Any]]:
         """Return the values of the first `count` trials of the batch that begins with trial `first`.
