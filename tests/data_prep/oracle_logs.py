@@ -87,6 +87,10 @@ space = "is_like is not null"
 [carry]
 row = "row"
 """
+# Settings: a rate of videos, a history of events with such a rate, and videos whose ids are partly hashed.
+RATES = 'rates=[{name="shown", key=["video_id"], window="1d"}]'
+BY_RATES = "histories[0].where=by_video_id.shown_count > 3"
+HASHED = 'tables.video_id={capacity=4, overflow="hash", hash_rows=2}'
 AUTHORS = {"v0": "a0", "v1": "a1", "v2": "a0"}  # The side table lacks `v3`.
 Row = dict[str, Any]
 Event = tuple[int, *tuple[Any, ...]]  # Age in seconds and the raw values of the items.

@@ -11,6 +11,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.run import EngineName, Options, prepare
+
 DAY_1 = 19_000  # 2022-01-08
 TOML = """
 name = "rates"
@@ -126,6 +128,13 @@ def write(root: Path, log: pd.DataFrame, files: int = 3) -> None:
     users = pa.table({"user_id": list(range(7)), "city": [None, "a", "b", "a", "c", "b", "a"]})
     pq.write_table(users, root / "raw" / "users.parquet")
     (root / "rates.toml").write_text(TOML)
+
+
+def prepared(root: Path, log: pd.DataFrame, *, engine: EngineName = "duckdb", threads: int = 1, files: int = 3) -> Path:
+    """Write a log and its configuration, prepare them, and return the dataset directory."""
+    write(root, log, files)
+    prepare(str(root / "rates.toml"), root / "out", Options(source=str(root / "raw"), threads=threads, engine=engine))
+    return root / "out"
 
 
 def reference(log: pd.DataFrame) -> pd.DataFrame:

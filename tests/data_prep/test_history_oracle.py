@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from tests.data_prep.feed_logs import digests
 from tests.data_prep.oracle_logs import (
     AUTHORS,
+    BY_RATES,
+    HASHED,
     LAST_DAY,
+    RATES,
     Row,
     day_of,
     delay_seconds,
@@ -32,10 +35,6 @@ from tests.data_prep.oracle_logs import (
 )
 
 UNITS = ("s", "ms", "timestamp", "date")
-# Settings: a rate of videos, a history of events with such a rate, and videos whose ids are partly hashed.
-RATES = 'rates=[{name="shown", key=["video_id"], window="1d"}]'
-BY_RATES = "histories[0].where=by_video_id.shown_count > 3"
-HASHED = 'tables.video_id={capacity=4, overflow="hash", hash_rows=2}'
 
 
 def of_rows(expected: dict[str, dict[int, Any]], actual: dict[str, dict[int, Any]]) -> dict[str, dict[int, Any]]:
@@ -131,25 +130,6 @@ def test_threads_and_the_order_of_files_change_no_history(tmp_path: Path) -> Non
     for file in sorted((one / "histories").rglob("*.npy")):
         assert file.read_bytes() == (other / file.relative_to(one)).read_bytes(), file
     assert stored(one) == stored(other)
-
-
-@pytest.mark.spark
-@pytest.mark.parametrize(
-    ("unit", "overrides"),
-    [
-        ("ms", (HASHED,)),
-        pytest.param("ms", (RATES, BY_RATES), marks=pytest.mark.slow),
-        pytest.param("date", (), marks=pytest.mark.slow),
-    ],
-)
-def test_both_engines_write_the_same_bytes(tmp_path: Path, unit: str, overrides: tuple[str, ...]) -> None:
-    folders = [
-        prepared(tmp_path / engine, random_rows(3), unit, engine=engine, overrides=overrides)
-        for engine in ("duckdb", "spark")
-    ]
-    assert digests(folders[0]) == digests(folders[1])
-    assert "histories/liked/video_id.npy" in digests(folders[0])
-    assert "histories/seen.parquet" in digests(folders[0])
 
 
 def test_long_histories_and_conditions_on_rates(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from data_prep.engines.duck import DuckEngine
 from data_prep.engines.spark import SparkEngine
 from data_prep.first_day import find_day_1
 from data_prep.progress import Progress
-from data_prep.run import EngineName, Options, find_configured_tables, prepare
+from data_prep.run import find_configured_tables
 from data_prep.sources.files import POSITION
 from data_prep.transforms.rates import count_rates, with_rates
 from data_prep.transforms.resolve import resolve
@@ -29,14 +29,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.prep import PREP_FILE, PrepConfig
 from tests.data_prep.feed_logs import digests, read
 from tests.data_prep.plain_logs import TOML, Logs, day_of, with_column
-from tests.data_prep.rate_logs import DAY_1, LIKE_RATE, random_log, reference, write
-
-
-def prepared(root: Path, log: pd.DataFrame, *, engine: EngineName = "duckdb", threads: int = 1, files: int = 3) -> Path:
-    """Write a log and its configuration, prepare them, and return the dataset directory."""
-    write(root, log, files)
-    prepare(str(root / "rates.toml"), root / "out", Options(source=str(root / "raw"), threads=threads, engine=engine))
-    return root / "out"
+from tests.data_prep.rate_logs import DAY_1, LIKE_RATE, prepared, random_log, reference, write
 
 
 def rows_of(folder: Path, *splits: str) -> pd.DataFrame:
@@ -121,14 +114,6 @@ def test_threads_and_the_order_of_files_change_no_feature(tmp_path: Path) -> Non
     pd.testing.assert_frame_equal(rows_of(one)[list(reference(log).columns)], rows_of(shuffled)[list(reference(log))])
     for file in (one / "rates").iterdir():
         assert pq.read_table(file).equals(pq.read_table(shuffled / "rates" / file.name))
-
-
-@pytest.mark.spark
-def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
-    engines: tuple[EngineName, ...] = ("duckdb", "spark")
-    folders = [prepared(tmp_path / name, random_log(5, rows=12), engine=name) for name in engines]
-    assert digests(folders[0]) == digests(folders[1])
-    assert "rates/by_video_id.parquet" in digests(folders[0])
 
 
 def test_the_files_of_counts(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from ple_rec.config.prep import PrepConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.data.verify import dataset_problems
 from ple_rec.errors import DataError, PleRecError
-from tests.data_prep.feed_logs import digests, read
+from tests.data_prep.feed_logs import read
 from tests.data_prep.plain_logs import DAY_ROWS, TOML, Logs, with_column
 from tests.data_prep.vector_logs import (
     LOG_WIDTH,
@@ -216,12 +216,6 @@ def test_an_appended_day_has_the_table_of_its_own_side_files(tmp_path: Path) -> 
     assert rows["content"].to_pylist() == is_v1
     with pytest.raises(PleRecError, match=r"vectors = .*, now"):
         prepare(str(logs.toml), tmp_path / "other", Options(**{**vars(options), "overrides": ("vectors=[]",)}))
-
-
-@pytest.mark.spark
-def test_both_engines_write_the_same_bytes(logs: Logs, tmp_path: Path) -> None:
-    prepare(str(logs.toml), tmp_path / "out", Options(source=str(logs.raw), engine="spark"))
-    assert digests(tmp_path / "out") == digests(logs.out)
 
 
 BAD: dict[str, Any] = {

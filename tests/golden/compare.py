@@ -20,9 +20,18 @@ _OF_ORDER = dict.fromkeys(("auc", "gauc"), 0.02)
 
 
 def expected(section: str) -> Any:
-    """Return a section of what was written down by the newest version that changed it."""
-    files = [folder / "expected" / f"{section}.json" for folder in (*NEWER, ARTEFACTS)]
-    return json.loads(next(file for file in files if file.exists()).read_text())
+    """Return a section of what was written down by the newest version that changed it.
+
+    Raises:
+        FileNotFoundError: No version has this section.
+    """
+    for folder in (*NEWER, ARTEFACTS):
+        if (file := folder / "expected" / f"{section}.json").exists():
+            return json.loads(file.read_text("utf-8"))
+    raise FileNotFoundError(
+        f"no expected/{section}.json in {ARTEFACTS} or a newer folder; write it in tests/golden/make.py, make all "
+        f"artefacts elsewhere (python -m tests.golden.make OUT), and copy the file: tests/golden/README.md"
+    )
 
 
 def hold(found: Any, *path: str, exact: bool = False) -> None:
@@ -39,6 +48,7 @@ def hold(found: Any, *path: str, exact: bool = False) -> None:
     section, *inner = path
     was = expected(section)
     for key in inner:
+        assert key in was, f"expected/{section}.json has no {key!r}, only {', '.join(sorted(was))}"
         was = was[key]
     fail(differences(was, json.loads(json.dumps(found)), exact), f"expected/{section}.json")
 

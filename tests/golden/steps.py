@@ -10,11 +10,22 @@ from tests.golden.raw_logs import NEXT_DAY
 
 HERE = Path(__file__).resolve().parent
 ARTEFACTS = HERE / "artefacts"  # of version 0.1.0, all that it leaves
-# Folders of later versions, newest first, with what each changed.
+# Folders of later versions, newest first, each with the files in which it differs from the version before.
 NEWER = (HERE / "artefacts-0.5.0", HERE / "artefacts-0.4.0", HERE / "artefacts-0.3.0")
 RANKS = {"one": 1, "two": 2}  # of each run
 MIDDLE, LAST = 20, 40  # steps of the checkpoints
 VERSION = Path("models/golden/versions/v1")
+
+
+def copy_newer(version: Path, at: Path) -> None:
+    """Copy what a later version has left to `at`.
+
+    Args:
+        version: One of `NEWER`.
+        at: New folder.
+    """
+    for folder in reversed(NEWER[NEWER.index(version) :]):  # The files of a version replace those of older ones.
+        shutil.copytree(folder, at, dirs_exist_ok=True)
 
 
 def copy_configurations(at: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -69,8 +70,10 @@ def results(run: Path) -> Any:
 
 
 def test_an_old_dataset_and_old_checkpoints_verify(old: Path) -> None:
-    for dataset in ("data/golden", *(str(folder / "data" / "golden") for folder in NEWER)):
-        succeed("verify", dataset, at=old)
+    succeed("verify", "data/golden", at=old)
+    for version in NEWER:
+        steps.copy_newer(version, old / version.name)
+        succeed("verify", f"{version.name}/data/golden", at=old)
     for run in RANKS:
         succeed("checkpoint", "verify", f"runs/{run}", at=old)
 
@@ -149,6 +152,22 @@ def test_old_plans_and_runs_are_compared(old: Path) -> None:
     assert "every table lies where it did" in succeed("plan", "--compare", "plan.json", "again.json", at=old)
     succeed("report", "runs/one", at=old)
     assert (old / "runs" / "one" / "report.html").is_file()
+
+
+def test_no_file_of_a_version_is_that_of_the_version_before(tmp_path: Path) -> None:
+    for version, before in itertools.pairwise(NEWER):
+        steps.copy_newer(before, tmp_path / before.name)
+        for file in version.rglob("*"):
+            older = tmp_path / before.name / file.relative_to(version)
+            if file.is_file() and older.is_file():
+                assert file.read_bytes() != older.read_bytes(), f"{file} equals that of {before.name}: remove it"
+
+
+def test_a_golden_that_does_not_exist_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no expected/preparation\.json .*python -m tests\.golden\.make"):
+        hold({}, "preparation")
+    with pytest.raises(AssertionError, match=r"expected/dataset\.json has no 'shop', only csv, golden, next"):
+        hold({}, "dataset", "shop")
 
 
 def test_no_artefact_names_a_folder_of_a_machine(exported: Path) -> None:

@@ -157,7 +157,7 @@ def try_fault(copy: Path, fault: Fault) -> Fate:
     source = file.read_text(encoding="utf-8")
     file.write_text(fault.changed(source), encoding="utf-8")
     try:
-        if problem := undefined_names([file]) or import_problem(copy, fault.file):
+        if problem := undefined_names(copy, fault.file) or import_problem(copy, fault.file):
             return Fate(fault, False, f"INVALID: {problem}")
         outcome = run_tests(copy, fault.tests)
     finally:
@@ -168,11 +168,11 @@ def try_fault(copy: Path, fault: Fault) -> Fate:
     return Fate(fault, not outcome.passed, text, outcome.seconds)
 
 
-def undefined_names(files: Sequence[Path]) -> str:
-    """Return the lines in which ruff reports names that nothing defines in these files; empty without any."""
+def undefined_names(folder: Path, below: str = ".") -> str:
+    """Return the lines in which ruff reports names that nothing defines in a file or folder; empty without any."""
     rules = ["--isolated", "--no-cache", "--quiet", "--select", "F821,F823", "--output-format", "concise"]
-    ruff = [sys.executable, "-m", "ruff", "check", *rules, *map(str, files)]
-    return subprocess.run(ruff, check=False, capture_output=True, text=True).stdout.strip()
+    ruff = [sys.executable, "-m", "ruff", "check", *rules, below]
+    return subprocess.run(ruff, cwd=folder, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def import_problem(copy: Path, file: str) -> str:

@@ -1,4 +1,7 @@
-"""DuckDB and a real local Spark write the same bytes, file by file."""
+"""DuckDB and a real local Spark write the same bytes, file by file.
+
+All fast tests on Spark are here, so that one process starts one JVM for them.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,13 @@ from data_prep.run import EngineName, Options, prepare
 from data_prep.sources.files import POSITION, discover
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import UserError
+from tests.data_prep import oracle_logs, rate_logs
 from tests.data_prep.engines.callers_spark import assert_active, callers_session
 from tests.data_prep.feed_logs import digests, hashed_as_python, read, write_logs, write_toml
+from tests.data_prep.oracle_logs import BY_RATES, HASHED, RATES, random_rows
 from tests.data_prep.plain_logs import DAY_ROWS, SIDE, TOML, Logs, day_of, with_column
+from tests.data_prep.rate_logs import random_log
+from tests.data_prep.vector_logs import vector_logs
 
 RICH = (
     # A table without room for all, whose other values are hashed; training rows that are left out; a dated side table.
@@ -215,6 +222,41 @@ def test_a_run_that_spark_refuses_names_the_place_and_leaves_the_session_of_the_
         with pytest.raises(UserError, match=r"^prep --master local\[3\]: a Spark session of local\[1\] is open"):
             SparkEngine(tmp_path, master="local[3]")
     assert said.startswith("log/day 2.parquet, row group 1, column 'video_id', row 4: got b'v\\xff1'; text is UTF-8")
+
+
+@pytest.mark.spark
+def test_both_engines_write_the_same_bytes_of_vectors(tmp_path: Path) -> None:
+    logs = vector_logs(tmp_path)
+    logs.prepare()
+    prepare(str(logs.toml), tmp_path / "spark", Options(source=str(logs.raw), engine="spark"))
+    assert digests(tmp_path / "spark") == digests(logs.out)
+
+
+@pytest.mark.spark
+def test_both_engines_write_the_same_bytes_of_rates(tmp_path: Path) -> None:
+    engines: tuple[EngineName, ...] = ("duckdb", "spark")
+    folders = [rate_logs.prepared(tmp_path / name, random_log(5, rows=12), engine=name) for name in engines]
+    assert digests(folders[0]) == digests(folders[1])
+    assert "rates/by_video_id.parquet" in digests(folders[0])
+
+
+@pytest.mark.spark
+@pytest.mark.parametrize(
+    ("unit", "overrides"),
+    [
+        ("ms", (HASHED,)),
+        pytest.param("ms", (RATES, BY_RATES), marks=pytest.mark.slow),
+        pytest.param("date", (), marks=pytest.mark.slow),
+    ],
+)
+def test_both_engines_write_the_same_bytes_of_histories(tmp_path: Path, unit: str, overrides: tuple[str, ...]) -> None:
+    folders = [
+        oracle_logs.prepared(tmp_path / engine, random_rows(3), unit, engine=engine, overrides=overrides)
+        for engine in ("duckdb", "spark")
+    ]
+    assert digests(folders[0]) == digests(folders[1])
+    assert "histories/liked/video_id.npy" in digests(folders[0])
+    assert "histories/seen.parquet" in digests(folders[0])
 
 
 @pytest.mark.spark
