@@ -302,7 +302,7 @@ def _sql(rows: ir.Table, *, fused: bool = False) -> str:
     """
     before, ibis.options.sql.fuse_selects = ibis.options.sql.fuse_selects, fused
     try:
-        return str(ibis.to_sql(rows, dialect="duckdb"))
+        return str(ibis.to_sql(rows, dialect="duckdb", pretty=False))
     finally:
         ibis.options.sql.fuse_selects = before
 

@@ -403,7 +403,7 @@ def _nullable(kind: dt.DataType) -> dt.DataType:
 
 
 def _sql(rows: ir.Table) -> str:
-    return str(ibis.to_sql(rows, dialect="pyspark"))
+    return str(ibis.to_sql(rows, dialect="pyspark", pretty=False))
 
 
 def _escape_wildcards(path: str) -> str:
