@@ -39,6 +39,7 @@ _SORT_SHARE_ALONE, _SORT_SHARE_CONCURRENT = 0.5, 0.6
 _MAX_CONCURRENT_UNITS = 8
 # If a range of rows covers at most this many whole files, the query reads each of them in a scan of its own.
 _MAX_SEPARATE_SCANS = 64
+_COLUMN_TYPES = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
 _CELL_BYTES = 5  # A value in a sort takes about this many bytes.
 
 
@@ -127,9 +128,15 @@ class DuckEngine:
         return self._table(name)
 
     def _table(self, name: str) -> ir.Table:
-        """Return a table or view of the database as an Ibis table, with the types that DuckDB has given its columns."""
+        """Return a table or view of the database as an Ibis table, with the types that DuckDB has given its columns.
+
+        The types come from the catalog. For a query over a view of many columns, even one for no rows, DuckDB plans all
+        expressions of the view, and of the views below it, which takes seconds.
+        """
         with translate_failures():
-            empty = self._duck.execute(f"SELECT * FROM {_quote_name(name)} LIMIT 0").to_arrow_table()
+            columns = self._duck.execute(_COLUMN_TYPES, [name]).fetchall()
+            nulls = ", ".join(f"NULL::{kind} AS {_quote_name(column)}" for column, kind in columns)
+            empty = self._duck.execute(f"SELECT {nulls} LIMIT 0").to_arrow_table()
         return ibis.table(ibis.Schema.from_pyarrow(empty.schema), name=name)
 
     def _scan_sql(

@@ -32,7 +32,8 @@ def hash_is_below(text: ir.StringValue, share: float) -> ir.BooleanValue:
     limit = round(share * 16**_DIGITS)
     if limit >= 16**_DIGITS:
         return ibis.literal(True)
-    return text.hexdigest("md5").substr(0, _DIGITS) < f"{limit:0{_DIGITS}x}"
+    # As texts, the whole digest is below the digits of the limit exactly if its first digits are.
+    return text.hexdigest("md5") < f"{limit:0{_DIGITS}x}"
 
 
 def hash_row(value: ir.Value, capacity: int, hash_rows: int) -> ir.IntegerValue:

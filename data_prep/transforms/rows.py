@@ -62,6 +62,7 @@ from data_prep.transforms.words import group_keys
 
 _FIRST_BROKEN = "__early"  # Column: number of the first broken rule among `ColumnBuilder.rules`, or 0.
 _GROUP_DIGITS = 15  # Hexadecimal digits of the hash of a group that is a text: as many as fit into int64.
+_SUBGROUP_TEXT = "__subgroup_text"  # Column: text of all entries of a group, whose hash is the subgroup.
 
 
 @dataclass(frozen=True)
@@ -246,6 +247,11 @@ def _with_reasons(builder: ColumnBuilder) -> Derived:
     """Return the derived columns with `REASON`, the number of the first rule that a row breaks, or 0."""
     builder.columns[_FIRST_BROKEN] = _first_of([condition for _, condition in builder.rules], 1)
     table = builder.rows.select(**builder.columns)
+    if _SUBGROUP_TEXT in builder.columns:
+        # The SQL of a hash names the hashed value some thirty times. A column is a short name; as an expression with
+        # the hash of the group, the SQL would be of 100 kB.
+        subgroup = hashed_number(table[_SUBGROUP_TEXT], _GROUP_DIGITS)
+        table = table.mutate(**{SUBGROUP_COLUMN: subgroup}).drop(_SUBGROUP_TEXT)
     checks = [check(table) for _, check in builder.checks_on_computed_columns]
     later = _first_of(checks, len(builder.rules) + 1)
     table = table.mutate(**{REASON: ibis.ifelse(table[_FIRST_BROKEN] > 0, table[_FIRST_BROKEN], later)})
@@ -302,7 +308,7 @@ def _add_groups(builder: ColumnBuilder) -> None:
         text = hashed_text(entries[0].nullif(NO_GROUP))
         for entry in entries[1:]:
             text = text + ibis.literal(":") + hashed_text(entry)
-        builder.columns[SUBGROUP_COLUMN] = hashed_number(text, _GROUP_DIGITS)
+        builder.columns[_SUBGROUP_TEXT] = text
 
 
 def _group_number(builder: ColumnBuilder, key: str) -> ir.IntegerValue:
