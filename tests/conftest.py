@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ple_rec.runtime.versions import find_spark_problem
+from tests.compiled_queries import remember_compiled_queries
+from tests.costs import Costs
+from tests.project_files import REPOSITORY
 from tests.skips import skip_summary
 
 if TYPE_CHECKING:
@@ -30,17 +33,18 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.S
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _spark_lacks = cache(find_spark_problem)
-REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Spark interprets its plans where slow tests are left out, and compiles them, as it does for users, with those."""
     name = "interpreted" if config.option.markexpr == "not slow" else "compiled"
     os.environ.setdefault("SPARK_CONF_DIR", str(REPOSITORY / "tests" / "data_prep" / "spark_conf" / name))
+    config.pluginmanager.register(Costs())
 
 
 def pytest_collection_finish() -> None:
     """What the imports of all tests have made stays: no collection has to look at it again."""
+    remember_compiled_queries()
     gc.collect()
     gc.freeze()
 
