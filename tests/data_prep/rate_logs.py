@@ -148,30 +148,35 @@ def reference(log: pd.DataFrame) -> pd.DataFrame:
         cents=pd.array([None if math.isnan(x) else math.floor(x / 0.01 + 0.5) for x in log["price"]], "Int64"),
     )
     columns: dict[str, list[Any]] = {"row": list(log["row"])}
+    rows = log.astype(object).where(log.notna(), None).to_dict("records")
 
     def add(name: str, key: list[str], of: str | None, window: float, delay: int, prior: float, unit: float) -> None:
-        usable = log[log[key].notna().all(axis=1) & (log["day"] < DAY_1 + 9)]
+        def key_of(row: dict[str, Any]) -> list[Any] | None:
+            values = [row[column] for column in key]
+            return None if None in values else values
+
+        usable = [row for row in rows if key_of(row) is not None and row["day"] < DAY_1 + 9]
         values: list[float | None] = []
         counts: list[int | None] = []
-        for _, row in log.iterrows():
-            if row[key].isna().any():
+        for row in rows:
+            if key_of(row) is None:
                 values.append(None)
                 counts.append(None)
                 continue
-            ages = row["day"] - delay - usable["day"]
-            seen = usable[(ages >= 1) & (ages <= window)]
-            same = seen[(seen[key] == row[key]).all(axis=1)]
+            seen = [other for other in usable if 1 <= row["day"] - delay - other["day"] <= window]
+            same = [other for other in seen if key_of(other) == key_of(row)]
             if of is None:
                 counts.append(len(same))
                 continue
-            of_all, of_same = seen[of].dropna(), same[of].dropna()
+            of_all = [other[of] for other in seen if other[of] is not None]
+            of_same = [other[of] for other in same if other[of] is not None]
             counts.append(len(of_same))
             below = len(of_same) + prior
             if len(of_all) == 0 or below == 0:
                 values.append(None)
             else:
-                mean = int(of_all.sum()) / len(of_all)
-                values.append((float(int(of_same.sum())) + prior * mean) / below * unit)
+                mean = sum(of_all) / len(of_all)
+                values.append((float(sum(of_same)) + prior * mean) / below * unit)
         if of is not None:
             columns[name] = values
         columns[f"{name}_count"] = counts
