@@ -25,7 +25,7 @@ demo: setup ## fetch Census-Income, train PLE on two ranks, print the table, wri
 	@echo "  ple-rec serve models/census                                      # rank by HTTP, and a page at http://127.0.0.1:8000"
 
 test: setup ## the tests, without the slow ones, by two processes; random examples are the same in every run
-	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=ci
+	PYTHONWARNDEFAULTENCODING=1 PYTHONWARNINGS=ignore::EncodingWarning python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=ci
 
 test-all: setup ## the slow tests too, with new random examples; the tests on the CUDA stack; audit
 	python -m pytest -q -m "slow or not slow"

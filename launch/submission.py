@@ -37,7 +37,7 @@ def check_verb(python: str, options: Sequence[str], verb: Sequence[str], env: Ma
         ComponentValidationException: The input is wrong (the message is that of `ple-rec`), or the check cannot run.
     """
     command = [python, "-m", "ple_rec.agent", "--check", *options, "--", *verb]
-    result = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    result = subprocess.run(command, env={**os.environ, **env}, capture_output=True, encoding="locale", check=False)
     output = result.stderr.strip()
     message = output[output.index(_PREFIX) + len(_PREFIX) :] if _PREFIX in output else ""
     if result.returncode == 0:

@@ -49,7 +49,7 @@ class Costs:
             self._prepares += 1
             run(pipeline)
 
-        Pipeline.run = counted_run  # type: ignore[method-assign]
+        Pipeline.run = counted_run  # type: ignore[method-assign, assignment]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:

@@ -16,7 +16,7 @@ import pytest
 from data_prep.run import Options, prepare_config, read_recipe
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from tests.conftest import REPOSITORY
+from tests.project_files import REPOSITORY
 
 T_975 = {10: 2.262}  # quantile of Student's t for the intervals over so many seeds
 TASKS = ("income", "never_married")

@@ -143,7 +143,7 @@ def _pip_setting(name: str) -> str | None:
         return value
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     try:
-        process = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+        process = subprocess.run(command, check=False, capture_output=True, encoding="locale", timeout=DOWNLOAD_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(rf"^global\.{name}='(.+)'$", process.stdout, re.MULTILINE)

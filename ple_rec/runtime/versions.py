@@ -174,7 +174,7 @@ def java_version() -> int | None:
         return None
     try:
         result = subprocess.run(
-            [command, "-version"], capture_output=True, text=True, timeout=_JAVA_TIMEOUT_SECONDS, check=False
+            [command, "-version"], capture_output=True, encoding="locale", timeout=_JAVA_TIMEOUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

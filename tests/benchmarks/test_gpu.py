@@ -27,7 +27,7 @@ from benchmarks.gpu.stage import STAGES, TOTAL_SECONDS, Deadline, SmokeStage, St
 from benchmarks.gpu.trace import summarize_trace
 from benchmarks.gpu.worker import StageFailedError, StageWorker
 from ple_rec.errors import UserError
-from tests.conftest import REPOSITORY
+from tests.project_files import REPOSITORY
 from tests.tiny import write_tiny
 
 

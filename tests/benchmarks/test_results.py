@@ -15,8 +15,7 @@ from benchmarks.harness import describe_machine
 from benchmarks.results import FOLDER, Measurement, Results, markdown_table, new_result, number
 from ple_rec.cli.app import parse
 from ple_rec.config.choices import COMPARISON_CONFIGS, recipe_names
-from tests.conftest import REPOSITORY
-from tests.project_files import project_files
+from tests.project_files import REPOSITORY, project_files
 
 RESULTS = Results(REPOSITORY)
 ENTRY = {"command": "make bench-dense", "commit": "0123abc", "date": "2026-12-01", "machine": "two cores"}

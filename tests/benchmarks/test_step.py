@@ -13,7 +13,7 @@ from benchmarks.feed import write_feed
 from benchmarks.operators import StepCounts
 from benchmarks.step import describe
 from ple_rec.training.profiler.regions import REGIONS, Region
-from tests.conftest import REPOSITORY
+from tests.project_files import REPOSITORY
 
 
 def _seconds(data_wait: float, lookup: float) -> dict[Region, float]:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.project_files import REPOSITORY
 
 SMALL = {
     "checkpoint": "--users 20000 --repeats 1",

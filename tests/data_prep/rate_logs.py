@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def reference(log: pd.DataFrame) -> pd.DataFrame:
     rows = log.astype(object).where(log.notna(), None).to_dict("records")
 
     def add(name: str, key: list[str], of: str | None, window: float, delay: int, prior: float, unit: float) -> None:
-        def key_of(row: dict[str, Any]) -> list[Any] | None:
+        def key_of(row: Mapping[Any, Any]) -> list[Any] | None:
             values = [row[column] for column in key]
             return None if None in values else values
 

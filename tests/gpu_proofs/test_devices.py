@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.gpu_proofs.fake_cuda.library import find_problem
+from tests.project_files import REPOSITORY
 from tests.training.small import write_small
 
 Result = dict[str, Any]

@@ -16,8 +16,8 @@ from ple_rec.planning.estimate import DenseWork, all_reduce_ms
 from ple_rec.planning.plan_input import describe_dataset
 from ple_rec.planning.roofline import Roofline, format_roofline, roofline
 from ple_rec.planning.workload import FeatureLoad, SampleWork, sample_work
-from tests.conftest import REPOSITORY
 from tests.planning.samples import cluster
+from tests.project_files import REPOSITORY
 
 PAGE = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
 

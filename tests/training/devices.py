@@ -27,7 +27,7 @@ from ple_rec.runtime.exits import end_process, run_reporting_errors
 from ple_rec.runtime.versions import CUDA_WHEEL, installed_version
 from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_steps
-from tests.conftest import REPOSITORY
+from tests.project_files import REPOSITORY
 from tests.training.small import records, whole_tables
 
 T = TypeVar("T")

@@ -94,7 +94,7 @@ class Worker:
                     self._command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    text=True,
+                    encoding="locale",
                     env=self._environment,
                     # In its own session, the process does not get Ctrl-C from the terminal. `stop` sends it SIGTERM.
                     start_new_session=True,

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from tests.conftest import REPOSITORY
 from tests.object_store import free_port
+from tests.project_files import REPOSITORY
 
 SECONDS = 120
 
