@@ -73,11 +73,8 @@ class Costs:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Fail a run of the fast tests that has more preparations than it may."""
-        if (
-            session.config.option.markexpr == "not slow"
-            and self._all_prepares > MOST_PREPARES
-            and session.exitstatus == 0
-        ):
+        is_fast = session.config.option.markexpr == "not slow"
+        if is_fast and self._all_prepares > MOST_PREPARES and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -87,6 +84,9 @@ class Costs:
         terminalreporter.section("CPU seconds")
         for line in self._lines():
             terminalreporter.write_line(line)
+        terminalreporter.write_line(
+            f"{self._all_prepares} preparations; a run of the fast tests has {MOST_PREPARES} at most"
+        )
 
     def _lines(self) -> list[str]:
         folders: Counter[str] = Counter()
