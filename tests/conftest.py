@@ -20,6 +20,7 @@ from tests.compiled_queries import remember_compiled_queries
 from tests.costs import Costs
 from tests.project_files import REPOSITORY
 from tests.skips import skip_summary
+from tests.worlds import copy_inputs, shared_world
 
 if TYPE_CHECKING:
     from ple_rec.inference.ranker import Ranker
@@ -148,9 +149,7 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run over a prepared dataset that has everything: `raw/`, `data/` and `run/`; who changes them copies."""
     from tests.inference.feed import train_feed, write_logs
 
-    root = write_logs(tmp_path_factory.mktemp("feed"))
-    train_feed(root)
-    return root
+    return shared_world(tmp_path_factory, "feed", lambda root: train_feed(write_logs(root)))
 
 
 @pytest.fixture(scope="session")
@@ -158,24 +157,32 @@ def rates_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run `feed` with rates: `raw/`, `data/` and `run/`; who changes them copies."""
     from tests.inference.rates_feed import train_rates_feed
 
-    return train_rates_feed(tmp_path_factory.mktemp("rates"))
+    return shared_world(tmp_path_factory, "rates_feed", train_rates_feed)
 
 
 @pytest.fixture(scope="session")
-def rates_model(rates_feed: Path) -> Path:
+def rates_model(rates_feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 1 of that run, exported with its rates and with both side tables; who changes it copies."""
     from tests.inference.exported import export_run
 
     source = ["--tables", "users", "videos", "--from", str(rates_feed / "raw")]
-    return export_run(rates_feed / "run", rates_feed / "model", *source)
+    root = shared_world(
+        tmp_path_factory, "rates_model", lambda root: export_run(rates_feed / "run", root / "model", *source)
+    )
+    return root / "model"
 
 
 @pytest.fixture(scope="session")
-def rates_child(rates_feed: Path) -> Path:
+def rates_child(rates_feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of day 6, appended to that of `rates_feed`."""
     from tests.inference.rates_feed import append_day
 
-    return append_day(rates_feed, rates_feed / "data", rates_feed / "child")
+    root = shared_world(
+        tmp_path_factory,
+        "rates_child",
+        lambda root: append_day(copy_inputs(rates_feed, root), rates_feed / "data", root / "data"),
+    )
+    return root / "data"
 
 
 @pytest.fixture(scope="session")
@@ -183,28 +190,45 @@ def history_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with histories, and a run for each kind of `model.history`, named by it; who changes them copies."""
     from tests.inference.history_feed import prepare_history_feed, train_on_histories
 
-    root = prepare_history_feed(tmp_path_factory.mktemp("history_feed"))
-    train_on_histories(root, "mean")
-    train_on_histories(root, "din")
-    return root
+    def make(root: Path) -> None:
+        prepare_history_feed(root)
+        train_on_histories(root, "mean")
+        train_on_histories(root, "din")
+
+    return shared_world(tmp_path_factory, "history_feed", make)
 
 
 @pytest.fixture(scope="session")
-def history_model(history_feed: Path) -> Path:
+def history_child(history_feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of day 6, appended to that of `history_feed`: `data/`, with all logs in `raw/`."""
+    from tests.inference.rates_feed import append_day
+
+    return shared_world(
+        tmp_path_factory,
+        "history_child",
+        lambda root: append_day(copy_inputs(history_feed, root), history_feed / "data", root / "data"),
+    )
+
+
+@pytest.fixture(scope="session")
+def history_model(history_feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 1 of the run "mean", exported with the events of both histories and both side tables."""
     from tests.inference.exported import export_run
 
     source = ["--tables", "users", "videos", "--from", str(history_feed / "raw")]
-    return export_run(history_feed / "mean", history_feed / "model", *source)
+    root = shared_world(
+        tmp_path_factory, "history_model", lambda root: export_run(history_feed / "mean", root / "model", *source)
+    )
+    return root / "model"
 
 
 @pytest.fixture(scope="session")
-def feed_model(feed: Path) -> Path:
+def feed_model(feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 1 of that run, exported in fp32; who changes it copies."""
     from tests.inference.exported import export_run
 
-    export_run(feed / "run", feed / "model")
-    return feed / "model"
+    root = shared_world(tmp_path_factory, "feed_model", lambda root: export_run(feed / "run", root / "model"))
+    return root / "model"
 
 
 @pytest.fixture

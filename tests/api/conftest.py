@@ -1,4 +1,4 @@
-"""A run over prepared raw logs, and the working directory of a notebook."""
+"""The run `feed` and its model in the API, and the working directory of a notebook."""
 
 from __future__ import annotations
 
@@ -7,16 +7,7 @@ from pathlib import Path
 import pytest
 
 import ple_rec
-from tests.inference.feed import train_feed, write_logs
 from tests.tiny import write_tiny
-
-
-@pytest.fixture(scope="session")
-def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`raw/`, `data/` and `run/` below one folder."""
-    root = write_logs(tmp_path_factory.mktemp("feed"))
-    train_feed(root)
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +16,8 @@ pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 def test_links_of_a_page_stay_in_its_frame(run: ple_rec.Run, browser: Browser, tmp_path: Path) -> None:
-    notebook = tmp_path / "notebook.html"
-    notebook.write_text(f"<title>notebook</title>{run.report()._repr_html_()}")
+    notebook, own = tmp_path / "notebook.html", ple_rec.load_run(shutil.copytree(str(run.path), tmp_path / "run"))
+    notebook.write_text(f"<title>notebook</title>{own.report()._repr_html_()}")
     with browser.tab(notebook.as_uri()) as tab:
         frame = "document.querySelector('iframe').contentDocument"
         tab.wait(f"{frame}?.querySelector('a[href^=\"#\"]') !== null")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import subprocess
 import sys
 import threading
@@ -63,14 +64,17 @@ assert (sys.excepthook, logging.root.handlers) == (mine, before)
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_paths_hold_when_the_working_directory_changes(feed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(feed)
+def test_paths_hold_when_the_working_directory_changes(
+    feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = shutil.copytree(feed, tmp_path / "feed")  # The run's report is written.
+    monkeypatch.chdir(own)
     run, dataset = ple_rec.load_run("run"), ple_rec.open_dataset("data")
-    assert (run.path, dataset.path) == (feed / "run", feed / "data")
+    assert (run.path, dataset.path) == (own / "run", own / "data")
     assert repr(run).startswith("Run('run': finished)")
     assert repr(dataset).startswith("Dataset('data': ")
     page = run.report()
-    monkeypatch.chdir(feed / "raw")
+    monkeypatch.chdir(own / "raw")
     assert repr(run).startswith(f"Run({str(run.path)!r}: finished)")
     assert len(run.history) > 0
     assert dataset.read("test").num_rows == dataset.rows["test"]

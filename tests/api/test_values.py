@@ -93,14 +93,14 @@ def test_metrics_are_a_mapping_and_a_table(run: ple_rec.Run) -> None:
     assert Metrics({}).table().num_rows == 0
 
 
-def test_a_dataset_reads_its_rows(run: ple_rec.Run) -> None:
+def test_a_dataset_reads_its_rows(run: ple_rec.Run, tmp_path: Path) -> None:
     dataset = run.dataset
     assert dataset.tasks == {"like": "binary", "watch": "regression"}
     for split, rows in dataset.rows.items():
         assert len(dataset.read(split)) == rows  # type: ignore[arg-type]
     chosen = dataset.read("test", ["label_like", "user_id"])
     assert chosen.column_names == ["label_like", "user_id"]
-    folder = Path(str(dataset.path)).with_name("damaged")
+    folder = tmp_path / "damaged"
     shutil.copytree(str(dataset.path), folder)
     damaged = ple_rec.open_dataset(folder)
     next((folder / "test").glob("*.parquet")).write_bytes(b"PAR1")

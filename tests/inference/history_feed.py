@@ -59,13 +59,3 @@ def train_on_histories(root: Path, history: str, **changes: Any) -> Path:
     with without_charts():
         train(small_config(root / "data", sections | changes), root / history)
     return root / history
-
-
-def append_history_day(root: Path, out: Path, day: int = LAST_DAY + 1) -> Path:
-    """Append a day to the dataset below a folder; its log is written if it is missing."""
-    if not log_of(root, day).exists():
-        pq.write_table(day_of(day), log_of(root, day))
-    shares = ("append.valid=0.3", "append.test=0.3")
-    options = Options(source=str(root / "raw"), threads=1, append=f"day={day}", parent=root / "data", overrides=shares)
-    prepare(str(root / "feed.toml"), out, options)
-    return out

@@ -6,7 +6,8 @@ Nor is an export let through that reads raw values in another way than the datas
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,15 +23,17 @@ from ple_rec.inference.model_dir import version_names
 from tests.inference.exported import export_run
 from tests.inference.feed import LAST, log_of
 
+VOCABULARY = "data/vocab/user_id.parquet"
+
 
 @pytest.fixture
-def shuffled(feed: Path) -> Iterator[Path]:
-    """The vocabulary of a table, its values at other rows; afterwards as it was."""
-    file = feed / "data/vocab/user_id.parquet"
-    content = file.read_bytes()
-    mix_up(file)
-    yield file
-    file.write_bytes(content)
+def shuffled(feed: Path, tmp_path: Path) -> Path:
+    """A copy of the feed in which the values of a vocabulary are at other rows."""
+    copy = shutil.copytree(feed, tmp_path / "feed")
+    config = copy / "run/config.toml"
+    config.write_text(config.read_text().replace(str(feed / "data"), str(copy / "data")))
+    mix_up(copy / VOCABULARY)
+    return copy
 
 
 def mix_up(vocabulary: Path) -> None:
@@ -40,15 +43,15 @@ def mix_up(vocabulary: Path) -> None:
     pq.write_table(table.set_column(table.schema.names.index("raw"), "raw", raw), vocabulary)
 
 
-def test_export_refuses(feed: Path, shuffled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    export_run(feed / "run", tmp_path / "model", code=3)
-    assert f"{shuffled}: " in capsys.readouterr().err
+def test_export_refuses(shuffled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    export_run(shuffled / "run", tmp_path / "model", code=3)
+    assert f"{shuffled / VOCABULARY}: " in capsys.readouterr().err
 
 
-def test_predict_refuses(feed: Path, shuffled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["--data", str(log_of(feed, LAST)), "--from", str(feed / "raw"), "--out", str(tmp_path / "out")]
-    assert main(["predict", str(feed / "run"), *argv]) == 3
-    assert f"{shuffled}: " in capsys.readouterr().err
+def test_predict_refuses(shuffled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--data", str(log_of(shuffled, LAST)), "--from", str(shuffled / "raw"), "--out", str(tmp_path / "out")]
+    assert main(["predict", str(shuffled / "run"), *argv]) == 3
+    assert f"{shuffled / VOCABULARY}: " in capsys.readouterr().err
 
 
 def cut_elsewhere(prep: Path) -> None:

@@ -303,14 +303,15 @@ def test_too_many_changes_ask_for_a_whole_version(first: Path, days: Path, capsy
     assert issubclass(DeltaTooLargeError, UserError)
 
 
-def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dataset_of_another_lineage(
+    first: Path, days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The model of a later day is no base for the run of an earlier one."""
-    model = shutil.copytree(first, days.parent / "later")
+    model = shutil.copytree(first, tmp_path / "later")
     export_run(days / "run-6", model, "--precision", "int8", *SMALL)
     said = refused(model, capsys, days / "run-5", "--delta", "v3", "--precision", "int8")
     assert "does not descend from" in said
     assert "in other datasets, rows of tables belong to other values. Fix: export a whole version: leave" in said
-    shutil.rmtree(model)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ from ple_rec.inference.request import ModelRequest
 from tests.inference.delta_feed import program_writer
 from tests.inference.exported import PRECISIONS, export_run
 from tests.inference.feed import TASKS, TOML
-from tests.inference.history_feed import append_history_day
 
 KINDS = ("mean", "din")
 # One pair that changes places is much AUC in a few rows.
@@ -242,9 +241,13 @@ def test_predictions_of_a_dataset_and_of_its_log_are_those_of_the_evaluation(
 
 
 def test_events_of_a_newer_dataset_need_no_new_version(
-    history_feed: Path, history_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    history_feed: Path,
+    history_child: Path,
+    history_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    child = append_history_day(history_feed, tmp_path / "child")
+    child = history_child / "data"
     model = tmp_path / "model"
     shutil.copytree(history_model, model)
     before = pq.read_table(model / "tables" / "liked" / "v1" / "table.parquet")

@@ -14,13 +14,13 @@ from ple_rec.inference.ranker import Ranker, latest_version
 
 
 def raw_rows(
-    feed: Path, ranker: Ranker, rows: list[dict[str, Any]], labels_NK: Any = None, group_N: Any = None
+    feed: Path, feed_model: Path, ranker: Ranker, rows: list[dict[str, Any]], labels_NK: Any = None, group_N: Any = None
 ) -> RawHeldOutRows:
     """Return the raw values of what the server reads of rows."""
     request = ranker.read_score({"rows": rows})
     labels = np.zeros((len(rows), 2), np.float32) if labels_NK is None else labels_NK
     held_out = HeldOutRows("test", request.ids, request.dense, 7, labels, labels, labels >= 0, group_N)
-    version = latest_version(feed / "model")
+    version = latest_version(feed_model)
     encoder = Encoder(version, load_schema(version).sparse, sealed=True)
     return RawHeldOutRows(held_out, ranker.signature, feed / "data", encoder)
 
@@ -32,7 +32,7 @@ def test_values_come_back(feed: Path, feed_model: Path, ranker: Ranker) -> None:
         {"tags": {"values": ["t1", "t1"], "weights": [0.5, 2]}, "history": [], "user_id": None},
         {"city": "nowhere", "history": ["v1"], "price": -0.25},
     ]
-    columns = raw_rows(feed, ranker, rows).columns(np.array([2, 0, 1]))
+    columns = raw_rows(feed, feed_model, ranker, rows).columns(np.array([2, 0, 1]))
     assert columns["hour"] == [None, 3, None]
     assert columns["city"] == [None, "city 1", None]
     assert columns["price"] == [-0.25, 1.5, None]
@@ -44,7 +44,7 @@ def test_values_come_back(feed: Path, feed_model: Path, ranker: Ranker) -> None:
 
 def test_a_row_that_unknown_values_share_has_one_of_them(feed: Path, feed_model: Path, ranker: Ranker) -> None:
     unknown = [{"video_id": f"no such video {i}"} for i in range(40)]
-    raw = raw_rows(feed, ranker, unknown)
+    raw = raw_rows(feed, feed_model, ranker, unknown)
     rows_V = raw.rows.ids["video_id"].values_V
     assert len(set(rows_V.tolist())) == 4
     values = raw.columns(np.arange(len(unknown)))["video_id"]

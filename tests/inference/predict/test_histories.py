@@ -10,13 +10,14 @@ import pyarrow.parquet as pq
 from ple_rec.cli import main
 from ple_rec.config.base import SPLITS
 from tests.inference.feed import TASKS, log_of
-from tests.inference.history_feed import append_history_day
 from tests.inference.rates_feed import LAST_DAY
 
 
-def test_a_log_of_the_next_day_is_predicted_as_an_appended_day(history_feed: Path, tmp_path: Path) -> None:
-    child, run = append_history_day(history_feed, tmp_path / "data"), str(history_feed / "mean")
-    raw = ["--data", str(log_of(history_feed, LAST_DAY + 1)), "--from", str(history_feed / "raw")]
+def test_a_log_of_the_next_day_is_predicted_as_an_appended_day(
+    history_feed: Path, history_child: Path, tmp_path: Path
+) -> None:
+    child, run = history_child / "data", str(history_feed / "mean")
+    raw = ["--data", str(log_of(history_child, LAST_DAY + 1)), "--from", str(history_feed / "raw")]
     of_child = ["--set", f"data.path={child}"]
     calls = {"log": raw, "log and child": [*raw, *of_child], "child": ["--split", *SPLITS, *of_child]}
     scores = {}

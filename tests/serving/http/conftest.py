@@ -10,13 +10,13 @@ import pytest
 
 from tests.analysis.trained import train_tiny
 from tests.serving.http.running import Running, export, running
+from tests.worlds import shared_world
 
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Version 1 of a tiny two-level PLE."""
-    folder = tmp_path_factory.mktemp("served")
-    export(train_tiny(folder), folder / "model")
+    folder = shared_world(tmp_path_factory, "served", lambda root: export(train_tiny(root), root / "model"))
     return folder / "model"
 
 
