@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations.random import code_files, draw, lines_of, main, mutants_of, run, find_tests
+from tests.mutations.random import code_files, draw, find_tests, lines_of, main, mutants_of, run
 
 TEXT = '''"""Docstring 1 < 2."""
 from __future__ import annotations
