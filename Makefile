@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-cuda-stack test-kills test-reshard test-hosts test-slurm test-mutations gpu-smoke results bench-peers paper paper-quick lint audit lock clean
+.PHONY: help setup demo test test-all test-cuda-stack test-kills test-reshard test-hosts test-slurm test-mutations test-random-mutants gpu-smoke results bench-peers paper paper-quick lint audit lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -50,6 +50,9 @@ test-slurm: setup ## a real Slurm with two nodes: a job to its end, and preempte
 
 test-mutations: setup ## faults, each put into a copy of the code: which test catches it; 16 minutes
 	@python -m tests.mutations.run
+
+test-random-mutants: setup ## random changes of the code: which test catches each; MUTANTS="--seed 1 --count 50 --folder ple_rec/runs" are its options
+	@python -m tests.mutations.random $(or $(MUTANTS),--seed 1 --count 50 --folder ple_rec/runs)
 
 gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md
 	@python -W ignore -m benchmarks.gpu

@@ -10,6 +10,7 @@ nothing defines, cannot be imported, or keeps pytest from collecting the tests: 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import queue
 import re
@@ -19,8 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -98,7 +100,12 @@ class Copies:
 
 
 def copy_tree(root: Path, copy: Path) -> None:
-    """Copy the files that git tracks, and those that it neither tracks nor ignores."""
+    """Copy the files that git tracks, and those that it neither tracks nor ignores, into a repository of their own.
+
+    Tests of the copy ask git for its files.
+    """
+    copy.mkdir(parents=True)
+    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
     for file in project_files((), root=root):
         copied = copy / file.relative_to(root)
         copied.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +128,24 @@ def check_imports(copy: Path) -> None:
             raise RuntimeError(f"{package} comes from {run.stdout.strip()} and not from {copy}")
 
 
-def run_tests(copy: Path, tests: Sequence[str]) -> Outcome:
+@contextmanager
+def changed(file: Path, source: str) -> Iterator[None]:
+    """Give a file of a copy another source for the duration of a block.
+
+    Python takes a compiled form for that of a source with the same size and second of change, so it is removed.
+    """
+    compiled = Path(importlib.util.cache_from_source(str(file)))
+    before = file.read_bytes()
+    try:
+        file.write_bytes(source.encode())
+        compiled.unlink(missing_ok=True)
+        yield
+    finally:
+        file.write_bytes(before)
+        compiled.unlink(missing_ok=True)
+
+
+def run_tests(copy: Path, tests: Sequence[str], most_seconds: float = MOST_SECONDS) -> Outcome:
     """Run tests of a copy until one fails."""
     begun = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
@@ -135,12 +159,12 @@ def run_tests(copy: Path, tests: Sequence[str]) -> Outcome:
         start_new_session=True,
     ) as process:
         try:
-            output, _ = process.communicate(timeout=MOST_SECONDS)
+            output, _ = process.communicate(timeout=most_seconds)
         except BaseException as error:
             os.killpg(process.pid, signal.SIGKILL)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            return Outcome(False, f"no end within {MOST_SECONDS} s", time.monotonic() - begun)
+            return Outcome(False, f"no end within {most_seconds:.0f} s", time.monotonic() - begun)
     seconds = time.monotonic() - begun
     if process.returncode == 0:
         return Outcome(True, "", seconds)
@@ -154,14 +178,10 @@ def try_fault(copy: Path, fault: Fault) -> Fate:
     if (count := fault.count(copy)) != 1:
         return Fate(fault, False, f"MOVED: its text stands {count} times in {fault.file}: write it anew")
     file = copy / fault.file
-    source = file.read_text(encoding="utf-8")
-    file.write_text(fault.changed(source), encoding="utf-8")
-    try:
+    with changed(file, fault.changed(file.read_text(encoding="utf-8"))):
         if problem := undefined_names(copy, fault.file) or import_problem(copy, fault.file):
             return Fate(fault, False, f"INVALID: {problem}")
         outcome = run_tests(copy, fault.tests)
-    finally:
-        file.write_text(source, encoding="utf-8")
     if not (outcome.passed or outcome.ran):
         return Fate(fault, False, f"INVALID: {outcome.first}", outcome.seconds)
     text = "SURVIVED" if outcome.passed else outcome.first
