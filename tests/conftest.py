@@ -82,12 +82,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         sys.modules["torch"].manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def moto() -> Iterator[str]:
+    """The endpoint of one small S3 server for all modules; tests take `s3`, which empties it."""
+    from tests.object_store import free_port, s3_server
+
+    with s3_server(free_port()) as url:
+        yield url
+
+
 @pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
 def s3(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """The environment that names a server with an empty bucket."""
     from tests.object_store import s3_store
 
-    with s3_store(request.param) as found:
+    with s3_store(request) as found:
         yield found
 
 

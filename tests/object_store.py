@@ -27,6 +27,7 @@ from ple_rec.storage.client import arrow_client
 
 SECONDS = 60
 INFRA = Path(__file__).resolve().parent / "infra"
+SERVER = Path(__file__).with_name("s3_server.py")
 
 
 def free_port() -> int:
@@ -36,18 +37,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def object_store(bucket: str, port: int | None = None) -> Iterator[str]:
-    """The endpoint of a store with one empty bucket, at a free port unless one is named."""
-    port = port or free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+def s3_server(port: int) -> Iterator[str]:
+    """The endpoint of a server without buckets."""
+    command = [sys.executable, "-P", str(SERVER), str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(SECONDS * 10):
             assert server.poll() is None
             try:
-                with urllib.request.urlopen(urllib.request.Request(f"{url}/{bucket}", method="PUT")):
-                    break
+                remove_buckets(url)
+                break
             except urllib.error.URLError:
                 time.sleep(0.1)
         yield url
@@ -56,12 +56,39 @@ def object_store(bucket: str, port: int | None = None) -> Iterator[str]:
         server.wait(SECONDS)
 
 
+def remove_buckets(url: str) -> None:
+    """Remove all buckets of a server with their objects."""
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST")):
+        pass
+
+
+def create_bucket(url: str, bucket: str) -> None:
+    """Create a bucket on a server."""
+    with urllib.request.urlopen(urllib.request.Request(f"{url}/{bucket}", method="PUT")):
+        pass
+
+
 @contextmanager
-def s3_store(name: str) -> Iterator[dict[str, str]]:
-    """The environment that names a server with an empty bucket: `moto`, or `ceph`, whose gateway is a real one."""
-    if name == "moto":
-        with object_store("bucket") as url:
-            yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+def object_store(bucket: str, port: int | None = None) -> Iterator[str]:
+    """The endpoint of a server of the caller's own with one empty bucket, at a free port unless one is named."""
+    with s3_server(port or free_port()) as url:
+        create_bucket(url, bucket)
+        yield url
+
+
+@contextmanager
+def s3_store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """The environment that names a server with an empty bucket.
+
+    Args:
+        request: Of a fixture with the parameter `moto`, the server of the session, or `ceph`, whose gateway is a real
+            one.
+    """
+    if request.param == "moto":
+        url = request.getfixturevalue("moto")
+        remove_buckets(url)  # Those of another module: a listing in moto looks at every object of a bucket.
+        create_bucket(url, "bucket")
+        yield {"AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("Ceph's daemons need root, and apt-get where they are not installed")

@@ -55,7 +55,7 @@ def store(request: pytest.FixtureRequest) -> Iterator[str | dict[str, str]]:
     if request.param in ("disk", "memory"):
         yield request.param
     else:
-        with s3_store(request.param) as found:
+        with s3_store(request) as found:
             yield found
 
 

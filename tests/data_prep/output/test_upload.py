@@ -39,7 +39,7 @@ OTHER = ("tables.video_id.min_count=100",)
 @pytest.fixture(scope="module", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
 def store(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
     """The environment that names a store with an empty bucket."""
-    with s3_store(request.param) as found:
+    with s3_store(request) as found:
         yield found
 
 
