@@ -23,7 +23,8 @@ def main() -> None:
         return app(environ, start_response)
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    make_server("127.0.0.1", int(sys.argv[1]), answer, threaded=True, request_handler=MotoRequestHandler).serve_forever()
+    server = make_server("127.0.0.1", int(sys.argv[1]), answer, threaded=True, request_handler=MotoRequestHandler)
+    server.serve_forever()
 
 
 if __name__ == "__main__":
