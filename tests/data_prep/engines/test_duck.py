@@ -1,0 +1,63 @@
+"""Rows of DuckDB keep their order: those that are fetched, and those of parts, whatever the order of the raw rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from data_prep.engines.base import PART, PartFile, Unit
+from data_prep.engines.duck import DuckEngine
+
+ROWS = 200_000  # More than a row group of DuckDB, 122,880, so that two threads share the rows.
+
+
+class Collected:
+    """Sink that keeps the rows it is given."""
+
+    schema = pa.schema({"row": pa.int64(), "twice": pa.int64()})
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rows = folder, list[pa.Table]()
+
+    def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[PartFile]:
+        self.rows.append(pa.Table.from_batches(batches))
+        yield PartFile(0, self.rows[-1].num_rows, 1)
+
+
+@pytest.fixture(scope="module")
+def shuffled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of the numbers from 0 in a random order."""
+    file = tmp_path_factory.mktemp("shuffled") / "rows.parquet"
+    pq.write_table(pa.table({"row": np.random.default_rng(0).permutation(ROWS)}), file)
+    return file
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[DuckEngine]:
+    engine = DuckEngine(tmp_path, threads=2)
+    yield engine
+    engine.close()
+
+
+def test_rows_are_fetched_in_the_order_that_is_asked_for(engine: DuckEngine, shuffled: Path) -> None:
+    rows = engine.read([shuffled]).order_by("row")
+    rows = rows.select("row").mutate(twice=rows["row"] * 2)  # Queries around the one with the order.
+    fetched = engine.fetch(rows)
+    assert np.array_equal(fetched["row"].to_numpy(), np.arange(ROWS))
+    assert np.array_equal(fetched["twice"].to_numpy(), 2 * np.arange(ROWS))
+
+
+def test_columns_of_two_queries_meet_in_the_rows_of_a_part(engine: DuckEngine, shuffled: Path, tmp_path: Path) -> None:
+    rows = engine.read([shuffled])
+    part = (rows["row"] * 2 >= ROWS).ifelse(1, 0).name(PART)
+    sink = Collected(tmp_path)
+    unit = Unit(rows.select("row", part), ("row",), sink, ROWS, (rows.select("row", part, twice=rows["row"] * 2),))
+    assert [files for _, files in engine.write_units([unit], 2, lambda _: None)] == [[PartFile(0, ROWS, 1)]]
+    (written,) = sink.rows
+    assert np.array_equal(written["row"].to_numpy(), np.arange(ROWS))
+    assert np.array_equal(written["twice"].to_numpy(), 2 * np.arange(ROWS))
