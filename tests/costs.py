@@ -6,7 +6,6 @@ tests share counts for the first of them. Under xdist a worker sends what its te
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import Counter
 from collections.abc import Generator
@@ -44,12 +43,11 @@ class Costs:
 
         run = Pipeline.run
 
-        @functools.wraps(run)
         def counted_run(pipeline: Pipeline) -> None:
             self._prepares += 1
             run(pipeline)
 
-        Pipeline.run = counted_run  # type: ignore[method-assign, assignment]
+        pytest.MonkeyPatch().setattr(Pipeline, "run", counted_run)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, Any, Any]:
