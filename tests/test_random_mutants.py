@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutations.random import code_files, draw, find_tests, lines_of, main, mutants_of, run
+from tests.mutations.mutants import code_files, draw, lines_of, mutants_of
+from tests.mutations.random import find_tests, main, run
 
 TEXT = '''"""Docstring 1 < 2."""
 from __future__ import annotations

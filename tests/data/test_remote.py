@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from ple_rec.data.vocabulary_index import raw_ids
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import location, write_bytes
 from tests.data import oracle
-from tests.data.test_loader import READ, CountedReads
+from tests.data.test_loader import READ, CountedReads, wait_until
 from tests.datasets import write_dataset
 
 GROUPS = (40, 31, 17, 1, 52, 33, 29, 60, 8, 44, 25, 19)
@@ -94,13 +95,17 @@ def test_a_dataset_of_any_scheme_is_read(disk: Path) -> None:
 def test_row_groups_are_read_ahead_as_far_as_memory_lets(
     remote: str, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    """A shard holds one row group, and so many more are on their way, however long the first batches are looked at."""
+    """A shard holds one row group, and so many more are on their way, however long the first batch is looked at."""
     monkeypatch.setattr(loader_module, "_MAX_READ_AHEAD", most)
     counted = CountedReads().install(monkeypatch)
     shards = 4
     batches = loader(remote, shards=shards).epoch(0)
-    assert sum(batch.rows for batch in batches) == sum(GROUPS)
-    assert shards < counted.most <= shards + most + 1
+    first = next(batches)
+    wait_until(lambda: len(counted.calls) >= shards + most)
+    time.sleep(0.1)  # for a read too many to begin
+    assert len(counted.calls) == shards + most
+    assert first.rows + sum(batch.rows for batch in batches) == sum(GROUPS)
+    assert shards < counted.most
     small = CountedReads().install(monkeypatch)
     assert sum(batch.rows for batch in loader(remote, shards=shards, buffer_bytes=1).epoch(0)) == sum(GROUPS)
     starved = loader(remote, shards=shards, buffer_bytes=1)
