@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import duckdb
@@ -20,6 +21,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ibis.backends.sql.datatypes import DuckDBType
 
 from data_prep.engines.base import PART, PartFile, PartSink, Unit
 from data_prep.engines.look_up import LookupTable, look_up_sql
@@ -39,7 +41,7 @@ _SORT_SHARE_ALONE, _SORT_SHARE_CONCURRENT = 0.5, 0.6
 _MAX_CONCURRENT_UNITS = 8
 # If a range of rows covers at most this many whole files, the query reads each of them in a scan of its own.
 _MAX_SEPARATE_SCANS = 64
-_COLUMN_TYPES = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
+_type_of = cache(DuckDBType.from_string)  # Ibis' type of a type's name in DuckDB
 _CELL_BYTES = 5  # A value in a sort takes about this many bytes.
 
 
@@ -134,10 +136,8 @@ class DuckEngine:
         expressions of the view, and of the views below it, which takes seconds.
         """
         with translate_failures():
-            columns = self._duck.execute(_COLUMN_TYPES, [name]).fetchall()
-            nulls = ", ".join(f"NULL::{kind} AS {_quote_name(column)}" for column, kind in columns)
-            empty = self._duck.execute(f"SELECT {nulls} LIMIT 0").to_arrow_table()
-        return ibis.table(ibis.Schema.from_pyarrow(empty.schema), name=name)
+            columns = self._duck.execute("SELECT name, type FROM pragma_table_info(?)", [name]).fetchall()
+        return ibis.table({column: _type_of(kind) for column, kind in columns}, name=name)
 
     def _scan_sql(
         self,

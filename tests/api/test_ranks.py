@@ -161,7 +161,7 @@ def test_sigterm_is_passed_on_and_the_error_that_is_left_is_raised(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saves = """
-import os, signal, sys
+import os, signal, sys, time
 from ple_rec.errors import PreemptedError
 from ple_rec.runtime.exits import run_reporting_errors
 def save(*_):
@@ -169,7 +169,8 @@ def save(*_):
     raise PreemptedError("run", "asked to stop", "step-3 is saved", "run it again with --resume")
 def work():
     os.kill(os.getppid(), signal.SIGTERM)
-    signal.pause()
+    while True:  # A signal that arrives just before a long sleep is heard only after it.
+        time.sleep(0.01)
 signal.signal(signal.SIGTERM, save)
 sys.exit(run_reporting_errors(work))
 """
@@ -179,9 +180,15 @@ sys.exit(run_reporting_errors(work))
         train_with(here)
     assert signal.getsignal(signal.SIGTERM) is before
     assert capsys.readouterr().out == "saved\n"
-    asks = "import os, signal, sys; {}; os.kill(os.getppid(), signal.SIGTERM); signal.pause()"
+    asks = """
+import os, signal, sys, time
+{}
+os.kill(os.getppid(), signal.SIGTERM)
+while True:
+    time.sleep(0.01)
+"""
     for early in ("", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))"):  # before, and while ranks start
-        starts(monkeypatch, asks.format(early or "pass"))
+        starts(monkeypatch, asks.format(early))
         with pytest.raises(PreemptedError, match="2 ranks: asked to stop"):
             train_with(here)
 
