@@ -43,7 +43,7 @@ def of_rows(expected: dict[str, dict[int, Any]], actual: dict[str, dict[int, Any
 
 
 @given(data=st.data())
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 def test_histories_are_those_of_the_oracle(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     unit, rows = data.draw(st.sampled_from(UNITS)), data.draw(random_logs())
     folder = prepared(tmp_path_factory.mktemp("oracle"), rows, unit, files=data.draw(st.integers(1, 4)))

@@ -15,10 +15,13 @@ from typing import Any
 import pytest
 from s3fs import S3FileSystem
 
+from ple_rec.config.load import load_config
+from ple_rec.config.run import RunConfig
 from ple_rec.storage import location, write_bytes
+from ple_rec.training.run import train as train_run
 from tests.object_store import object_store, use_store
 from tests.tiny import environment, write_tiny
-from tests.training.small import TIMES
+from tests.training.small import TIMES, on_ranks
 
 SECONDS = 120
 
@@ -53,11 +56,15 @@ def results(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return metrics, log
 
 
-def test_metrics_and_log_are_those_of_a_disk(folder: Path, address: str, repository: Path) -> None:
+def _train(_rank: int, _world_size: int, config: RunConfig, data: str, run: Path) -> None:
+    train_run(config.model_copy(update={"data": config.data.model_copy(update={"path": data})}), run)
+
+
+def test_metrics_and_log_are_those_of_a_disk(folder: Path, address: str) -> None:
     upload(folder / "data", address)
+    config = load_config(RunConfig, "tiny.toml", ["train.report_every=2"])
     for data, run in (("data", "near"), (address, "far")):
-        command = [*train(data, run, "train.report_every=2"), "--ranks", "2"]
-        subprocess.run(command, env=environment(repository), check=True, timeout=SECONDS, capture_output=True)
+        on_ranks(_train, 2, config, data, folder / run, init=False)
     assert results(folder / "far") == results(folder / "near")
 
 
