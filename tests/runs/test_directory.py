@@ -31,8 +31,9 @@ from ple_rec.storage import Remote, StoreError, location, make_directory, names_
 from ple_rec.storage.handler import FsspecHandler
 from ple_rec.storage.lease import read_holder
 from ple_rec.storage.store import objects_at
+from ple_rec.training.run import train
 from tests.tiny import write_tiny
-from tests.training.small import TIMES
+from tests.training.small import TIMES, on_ranks
 
 TRAIN = ("train", "--config", "tiny.toml", "--set", "checkpoint.every=4")
 
@@ -106,11 +107,15 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(here: Path, address: str, capfd: 
     assert read_holder(run) is not None
 
 
-@pytest.mark.usefixtures("no_charts")
+def _train(_rank: int, _world_size: int, config: RunConfig, run: str) -> None:
+    train(config, location(run))
+
+
 @pytest.mark.usefixtures("here")
 def test_several_ranks_train_in_a_store(address: str) -> None:
-    run = ple_rec.train("tiny.toml", run_dir=f"{address}/two", ranks=2)
-    assert (run.status, run.metrics["steps"]) == ("finished", 16)
+    on_ranks(_train, 2, load_config(RunConfig, "tiny.toml"), f"{address}/two", init=False)
+    run = ple_rec.load_run(f"{address}/two")
+    assert (run.status, run.metrics["steps"], run.metrics["world_size"]) == ("finished", 16, 2)
 
 
 def _start(here: Path, argv: list[str]) -> subprocess.Popen[str]:
