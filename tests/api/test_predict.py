@@ -11,7 +11,9 @@ import pyarrow as pa
 import pytest
 
 import ple_rec
+from ple_rec.api.predictions import load_preparation
 from tests.inference.feed import LABELS, LAST, TASKS, day_of, same
+from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 
@@ -49,6 +51,13 @@ def test_labels_come_with_ids_and_of_several_splits(run: ple_rec.Run) -> None:
 def test_raw_logs_have_no_labels(run: ple_rec.Run, day: pa.Table) -> None:
     with pytest.raises(ple_rec.UserError, match=r'^labels: got True for raw logs; .*such as ids=\["clicked"\]'):
         run.predict(day, labels=True)
+
+
+def test_a_dataset_that_was_not_prepared_from_logs_reads_columns_of_its_features_names(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    prep, place = load_preparation(tmp_path / "data")
+    assert place == str(tmp_path / "data" / "schema.toml")
+    assert [feature.source for feature in (*prep.sparse, *prep.dense)] == ["user", "age"]
 
 
 def test_a_column_with_the_name_of_a_task_is_carried_under_a_name_of_its_own(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,34 @@ def test_a_comparison_with_a_run_that_was_asked_to_stop_is_no_success(
     done = ComparisonResult("{}", failed, stopped)
     monkeypatch.setattr("ple_rec.analysis.compare.compare.run_comparison", lambda *_, **__: done)
     assert main(["compare", "--config", "census-compare"]) == code
+
+
+@pytest.mark.usefixtures("here")
+def test_a_comparison_gets_its_flags_and_with_json_prints_messages_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ple_rec.analysis.compare.compare import ComparisonResult
+
+    received: dict[str, object] = {}
+
+    def trained(*_: object, **flags: object) -> ComparisonResult:
+        received.update(flags)
+        logging.getLogger("ple_rec").info("one run is left")
+        return ComparisonResult("{}", [], [])
+
+    monkeypatch.setattr("ple_rec.analysis.compare.compare.run_comparison", trained)
+    argv = ["compare", "--config", "census-compare", "--jobs", "3", "--share", "1/4", "--overwrite", "--dry-run"]
+    assert main([*argv, "--variants", "ple", "mmoe", "--json"]) == 0
+    assert capsys.readouterr() == ("{}\n", "one run is left\n")
+    del received["report"]
+    assert received == {
+        "jobs": 3,
+        "share": (1, 4),
+        "overwrite": True,
+        "dry_run": True,
+        "trained_variants": ("ple", "mmoe"),
+        "reuse": (),
+    }
 
 
 @pytest.mark.parametrize("ranks", ["0", "-1", "two", "1.5", ""])

@@ -81,12 +81,15 @@ def test_every_absent_file_is_named(tmp_path: Path) -> None:
 def test_damaged_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("name = ")
     (tmp_path / "plan.json").write_text("[]")
+    (tmp_path / "init_from.json").write_text("")
     (tmp_path / "metrics.json").write_text('{"test": {')
     run = read_run(tmp_path)
     assert run.config_text == "name = "
+    assert run.notes[2].endswith(" and was left out: where its first weights came from is unknown.")
     assert [note.split(":")[0] for note in run.notes] == [
         "config.toml is damaged (Invalid value (at end of document)); it is shown as it stands.",
         "plan.json is damaged (it holds a list, not an object), and was left out",
+        "init_from.json is damaged (Expecting value",
         "train.jsonl is missing",
         "metrics.json is damaged (Expecting property name enclosed in double quotes",
     ]

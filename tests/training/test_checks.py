@@ -231,8 +231,10 @@ def test_a_run_goes_on_under_its_own_configuration_only(data: Path, tmp_path: Pa
 def test_a_decayed_schedule_keeps_its_length(data: Path, tmp_path: Path) -> None:
     decay = {"schedule": {"decay": "cosine"}}
     (tmp_path / "config.toml").write_text(dump_toml(small_config(data, decay)))
-    with pytest.raises(UserError, match=r"train\.steps was 4, is 9; --resume goes on with the same run"):
+    with pytest.raises(UserError, match=r"train\.steps was 4, is 9; --resume goes on with the same run") as caught:
         resumes(small_config(data, decay | {"train": {"steps": 9}}), tmp_path)
+    reason = "the length of the run may not, since schedule.decay = cosine ends with the run"
+    assert f" may change ({reason}). Fix: " in str(caught.value)
 
 
 def test_evaluation_needs_no_training_split_and_knows_its_dataset(

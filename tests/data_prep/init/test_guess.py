@@ -265,6 +265,16 @@ def test_texts_that_hold_lists_or_numbers(capsys: pytest.CaptureFixture[str]) ->
     assert config["tasks"][1]["label"] == "cast(replace(watch_time, ',', '.') as double) / 10"
 
 
+def test_lists_share_the_table_of_the_column_that_has_most_of_their_items() -> None:
+    rows = small() | {
+        "item": [f"i{i % 40}" for i in range(600)],
+        "popular": [[f"i{i % 3}"] for i in range(600)],  # few of the values, and each item is one of them
+        "mixed": [[f"i{i % 100}"] for i in range(600)],  # all values, and most items are none of them
+    }
+    features = {feature.name: feature for feature in guess_roles(pa.table(rows)).features}
+    assert (features["popular"].table, features["mixed"].table) == ("item", "mixed")
+
+
 def test_numbers_that_name_something_are_ids() -> None:
     draw = random.Random(5)
     rows = small(20_000) | {
