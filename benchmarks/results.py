@@ -130,7 +130,7 @@ class Results:
         self.by_name = {f"{stem}.{name}": result for stem, named in by_file.items() for name, result in named.items()}
         self.values = {stem: {name: r.values for name, r in named.items()} for stem, named in by_file.items()}
         self.pages = [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]
-        self.sentences: dict[str, list[str]] = tomllib.loads((folder / "sentences.toml").read_text())
+        self.sentences: dict[str, list[str]] = tomllib.loads((folder / "sentences.toml").read_text(encoding="utf-8"))
         self._environment = Environment(
             loader=FileSystemLoader(folder), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
@@ -163,7 +163,7 @@ class Results:
         """Return a line for each page that differs from the results, and for each sentence that its page lacks."""
         differences = []
         for page in self.pages:
-            text, name = page.read_text(), page.relative_to(self.repository).as_posix()
+            text, name = page.read_text(encoding="utf-8"), page.relative_to(self.repository).as_posix()
             if text.count("<!-- results:") != len(_BLOCK.findall(text)):
                 differences.append(
                     f"{name}: a comment that names results has another form than benchmarks/results.py says"
@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = Results(REPOSITORY)
     if not arguments.check:
         for page in results.pages:
-            page.write_text(results.render(page.read_text()))
+            page.write_text(results.render(page.read_text(encoding="utf-8")), encoding="utf-8")
     problems = results.problems()
     print("\n".join(problems or ["every page agrees with docs/results"]))
     return 1 if problems else 0

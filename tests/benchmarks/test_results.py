@@ -47,7 +47,7 @@ def test_the_figures_are_those_of_the_results() -> None:
 
 
 def test_every_result_is_shown() -> None:
-    text = "".join(page.read_text() for page in RESULTS.pages)
+    text = "".join(page.read_text(encoding="utf-8") for page in RESULTS.pages)
     shown = {name for names in re.findall(r"<!-- results: ([\w. ]+?)(?: as \w+)? -->", text) for name in names.split()}
     said = "".join(sentence for sentences in RESULTS.sentences.values() for sentence in sentences)
     assert [name for name in RESULTS.by_name if name not in shown and name not in said] == []

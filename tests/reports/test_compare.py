@@ -41,7 +41,7 @@ def test_every_figure_is_a_file_of_both_kinds(root: Path) -> None:
 
 
 def test_the_page_has_the_numbers_and_links_what_there_is(root: Path) -> None:
-    page = (root / "compare.html").read_text()
+    page = (root / "compare.html").read_text(encoding="utf-8")
     row = r'<th class="text" scope="row">(\w*)</th><td class="text">click / finish</td>(.*?)</tr>'
     cells = re.findall(row, page)
     assert {name: re.findall("<td>(.*?)</td>", found) for name, found in cells} == {
@@ -57,7 +57,7 @@ def test_the_page_has_the_numbers_and_links_what_there_is(root: Path) -> None:
 
 
 def test_the_page_has_the_cells_of_the_terminal(root: Path) -> None:
-    results, page = told(), (root / "compare.html").read_text()
+    results, page = told(), (root / "compare.html").read_text(encoding="utf-8")
     rows = [[name, *re.findall("<td>(.*?)</td>", cells)] for name, cells in re.findall(ROW, page)]
     for task in TASKS:
         for name, *cells in task_rows(results, task):

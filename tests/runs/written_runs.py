@@ -80,7 +80,7 @@ def write_run(
     path.mkdir(parents=True)
     file = path / "config.toml"
     file.write_text(CONFIG)
-    file.write_text(dump_toml(load_config(RunConfig, file, overrides)))
+    file.write_text(dump_toml(load_config(RunConfig, file, overrides)), encoding="utf-8")
     (path / "plan.json").write_text(json.dumps({"version": 1, "world_size": 2, "tables": []}))
     (path / "train.jsonl").write_text("".join(json.dumps(record) + "\n" for record in log))
     (path / ".lock").write_text("4711")

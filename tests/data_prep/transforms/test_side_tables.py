@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -376,8 +377,9 @@ def test_side_rows_in_pieces_give_the_same_bytes(
         return kept[name]
 
     monkeypatch.setattr(DuckEngine, "materialize", watched)
-    encode = side_bags.encoded_bags
-    monkeypatch.setattr(side_bags, "encoded_bags", lambda *arguments: encode(*arguments[:-1], 3))  # rows of a piece
+    rows_of_a_piece = 3
+    encode: Callable[..., Any] = side_bags.encoded_bags
+    monkeypatch.setattr(side_bags, "encoded_bags", lambda *arguments: encode(*arguments[:-1], rows_of_a_piece))
     assert digests(prepare_twice(twice, tmp_path / "pieces")) == digests(prepared)
     pieces = [name for name in kept if name.startswith("bags_video_")]
     assert pieces == ["bags_video_0", "bags_video_3", "bags_video_6"]
