@@ -41,8 +41,8 @@ _SORT_SHARE_ALONE, _SORT_SHARE_CONCURRENT = 0.5, 0.6
 _MAX_CONCURRENT_UNITS = 8
 # If a range of rows covers at most this many whole files, the query reads each of them in a scan of its own.
 _MAX_SEPARATE_SCANS = 64
-_type_of = cache(DuckDBType.from_string)  # Ibis' type of a type's name in DuckDB
 _CELL_BYTES = 5  # A value in a sort takes about this many bytes.
+_ibis_type = cache(DuckDBType.from_string)  # Returns the Ibis type of a DuckDB type, given by its name.
 
 
 class DuckEngine:
@@ -137,7 +137,7 @@ class DuckEngine:
         """
         with translate_failures():
             columns = self._duck.execute("SELECT name, type FROM pragma_table_info(?)", [name]).fetchall()
-        return ibis.table({column: _type_of(kind) for column, kind in columns}, name=name)
+        return ibis.table({column: _ibis_type(kind) for column, kind in columns}, name=name)
 
     def _scan_sql(
         self,

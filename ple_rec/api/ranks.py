@@ -93,8 +93,13 @@ def _process(arguments: Sequence[str], folder: str) -> Iterator[subprocess.Popen
     # With these paths, the ranks import the package of this process, even if the working directory has a copy.
     package = Path(ple_rec.__file__).parent.parent
     paths = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    own = {ERROR_FOLDER: folder, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
-    own |= {"PYTHONIOENCODING": "utf-8"}  # Its output is read as UTF-8, whatever the locale is.
+    own = {
+        ERROR_FOLDER: folder,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": paths,
+        "PYTHONIOENCODING": "utf-8",  # `_print_all` decodes UTF-8, whatever the locale is.
+    }
     with subprocess.Popen(
         [*_COMMAND, *arguments],
         stdin=subprocess.DEVNULL,

@@ -118,6 +118,13 @@ def test_several_ranks_train_in_a_store(address: str) -> None:
     assert (run.status, run.metrics["steps"], run.metrics["world_size"]) == ("finished", 16, 2)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_ranks_that_the_api_starts_train_in_a_store(address: str) -> None:
+    run = ple_rec.train("tiny.toml", run_dir=f"{address}/two", ranks=2)
+    assert (run.status, run.metrics["steps"]) == ("finished", 16)
+
+
 def _start(here: Path, argv: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "ple_rec", *argv]
     return subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

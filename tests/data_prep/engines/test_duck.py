@@ -1,4 +1,4 @@
-"""Rows of DuckDB keep their order: those that are fetched, and those of parts, whatever the order of the raw rows."""
+"""Tables of DuckDB have the types of their files, and rows keep their order, fetched and in parts."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def engine(tmp_path: Path) -> Iterator[DuckEngine]:
     engine = DuckEngine(tmp_path, threads=2)
     yield engine
     engine.close()
+
+
+def test_a_table_has_the_types_of_its_file(engine: DuckEngine, tmp_path: Path) -> None:
+    types = [
+        pa.bool_(),
+        *(pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()),
+        *(pa.float32(), pa.float64(), pa.decimal128(10, 2), pa.decimal128(38, 0), pa.string(), pa.binary()),
+        *(pa.date32(), pa.timestamp("us"), pa.timestamp("ns"), pa.timestamp("us", "UTC")),
+        *(pa.list_(pa.float32()), pa.list_(pa.string()), pa.list_(pa.list_(pa.int64()))),
+    ]
+    schema = pa.schema([(str(kind), kind) for kind in types])
+    pq.write_table(schema.empty_table(), tmp_path / "types.parquet")
+    found = engine.read([tmp_path / "types.parquet"]).schema().to_pyarrow()
+    assert {name: kind for name, kind in zip(schema.names, found.types, strict=True) if str(kind) != name} == {}
 
 
 def test_rows_are_fetched_in_the_order_that_is_asked_for(engine: DuckEngine, shuffled: Path) -> None:
